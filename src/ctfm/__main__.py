@@ -1,0 +1,5 @@
+"""Run the command line with ``python -m ctfm``."""
+
+from ctfm.cli import main
+
+main()

@@ -1,0 +1,99 @@
+"""The command line: ``ctfm NAME``. A command's module is imported only when the command runs."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ctfm import __version__, logs, spec
+from ctfm.errors import UserError, nearest
+
+# command: (module.function, one line for --help)
+COMMANDS = {
+    "phantom": ("stages.phantom.phantom", "Write synthetic CT: a DICOM corpus and labelled data sets."),
+    "select": ("stages.select.select", "Choose CT series from the IDC index."),
+    "plan": ("stages.select.plan", "Say what a selection will cost before anything is fetched."),
+    "prepare": ("stages.prepare.prepare", "Download, check, convert and resample the series of one shard."),
+    "prepare-index": ("stages.prepare.index", "Join all shards of a corpus and draw its quality page."),
+    "datasets": ("stages.datasets.datasets", "Bring one labelled data set into the volume store."),
+    "pretrain": ("stages.pretrain.pretrain", "Pre-train one encoder without labels; resumes by itself."),
+    "probe": ("stages.probe.probe", "Score every checkpoint by few-shot probing and choose one."),
+    "export": ("stages.export.export", "Write a checkpoint as weights that others can load."),
+    "import-weights": (
+        "stages.export.import_weights",
+        "Write a random or foreign encoder in the same layout.",
+    ),
+    "adapt": ("stages.adapt.adapt", "Fine-tune an encoder on a task and predict the test cases."),
+    "predict": ("stages.adapt.predict", "Apply an adapted model to your own scans."),
+    "evaluate": ("stages.evaluate.evaluate", "Measure predictions, case by case."),
+    "summary": ("stages.evaluate.summary", "Estimates and intervals over all encoders of a task."),
+    "figures": ("stages.report.figures", "Draw one figure from tables."),
+    "report": ("stages.report.report", "Write the self-contained report page."),
+}
+
+SpecOption = Annotated[
+    str | None,
+    typer.Option("--spec", help="The job's settings: JSON text or a JSON file (Snakemake gives this)."),
+]
+ConfigOption = Annotated[
+    list[Path] | None,
+    typer.Option("--config", help="Configuration file(s), in place of --spec; later ones overlay."),
+]
+
+
+def job_spec(stage: str, text: str | None, files: list[Path] | None, **names: Any) -> dict[str, Any]:
+    """Return a job's spec from ``--spec``, or make it from ``--config`` and the names of the entries.
+
+    Raises:
+        UserError: neither is given, or one is wrong.
+    """
+    if text:
+        return spec.read(text)
+    if not files:
+        raise UserError("give --config FILE (such as config/config.yaml), or --spec")
+    cfg = spec.load(*files)
+    os.environ.setdefault(spec.MACHINE_VARIABLE, cfg.machine.model_dump_json())
+    return spec.spec(cfg, stage, **{key: value for key, value in names.items() if value is not None})
+
+
+def main() -> None:
+    """Run a command; what the user can mend is one line on standard error and status 2."""
+    name, arguments = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
+    if name in ("-h", "--help"):
+        print(overview())
+    elif name == "--version":
+        print(__version__)
+    elif name not in COMMANDS:
+        sys.exit(_complain(f"ctfm: error: no command '{name}'{nearest(name, COMMANDS)}"))
+    else:
+        _run(name, arguments)
+
+
+def overview() -> str:
+    """Return the text of ``ctfm --help``: each command and its line, in the order of the workflow."""
+    lines = [f"  {name:<15} {text}" for name, (_, text) in COMMANDS.items()]
+    usage = "Usage: ctfm COMMAND [OPTIONS]    (ctfm COMMAND --help tells the options; ctfm --version)"
+    return "\n".join([usage, "", "CT foundation models, from scans to figures.", "", *lines])
+
+
+def _run(name: str, arguments: list[str]) -> None:
+    module, _, function = COMMANDS[name][0].rpartition(".")
+    logs.setup()
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(help=COMMANDS[name][1])(getattr(importlib.import_module(f"ctfm.{module}"), function))
+    try:
+        app(args=arguments, prog_name=f"ctfm {name}")
+    except UserError as error:
+        logging.getLogger("ctfm").debug("details", exc_info=True)
+        sys.exit(_complain(f"ctfm {name}: error: {' '.join(str(error).split())}"))
+
+
+def _complain(line: str) -> int:
+    print(line, file=sys.stderr)
+    return 2

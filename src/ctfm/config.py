@@ -1,0 +1,225 @@
+"""The typed, strict settings of a run, and the version of each stage. Imports no torch.
+
+Every section of a configuration file is one class here; every field says what it means. Entries of
+``corpora``, ``datasets``, ``encoders``, ``pretrain`` and ``tasks`` are named by the user: the name of an
+entry is the name of its folder in the results. A section that is absent switches its stage off.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+# Raise a stage's number when its code changes what it makes; its outputs are then made anew.
+# Cheap stages (select, evaluate, report) need none: a digest of their code does the same by itself.
+VERSIONS = {
+    "phantom": 1,
+    "select": 1,
+    "plan": 1,
+    "prepare": 1,
+    "datasets": 1,
+    "pretrain": 1,
+    "probe": 1,
+    "export": 1,
+    "adapt": 1,
+    "evaluate": 1,
+    "report": 1,
+}
+
+Millimetres = tuple[float, float, float]
+Voxels = tuple[int, int, int]
+Range = tuple[float, float]
+
+
+class Strict(BaseModel):
+    """Settings that refuse unknown keys and can't be changed once made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Phantom(Strict):
+    """Synthetic CT in HU with known anatomy: a DICOM corpus and labelled data sets."""
+
+    series: int = Field(12, ge=1, description="good DICOM series in the corpus")
+    broken: int = Field(3, ge=0, description="further series with one fault each, to show the quarantine")
+    slices: int = Field(56, ge=16, description="slices of a corpus series (varies by a few)")
+    matrix: int = Field(128, ge=32, description="rows and columns of a corpus series")
+    cases: int = Field(16, ge=3, description="labelled cases in each data set layout")
+    case_spacing_mm: float = Field(3.0, gt=0, description="voxel edge of the labelled cases, mm")
+    layouts: tuple[str, ...] = Field(("totalsegmentator",), description="data set layouts to write")
+
+
+class Select(Strict):
+    """How scans are chosen; what is chosen stands under `corpora`."""
+
+    backend: Literal["duckdb"] = Field("duckdb", description="engine of the query; duckdb needs no account")
+
+
+class Corpus(Strict):
+    """One selection of CT series for pre-training. Defaults: the paper's criteria (supplement S1)."""
+
+    index: str | None = Field(
+        None, description="parquet with idc-index columns; null: the installed idc-index-data package"
+    )
+    modality: str = Field("CT", description="DICOM modality to keep")
+    min_instances: int = Field(51, ge=1, description="fewest DICOM instances (slices) in a series")
+    thickness_mm: Range | None = Field((1.0, 5.0), description="slice thickness kept, where it is known; mm")
+    exclude_localizers: bool = Field(True, description="drop scouts, as far as the index can tell")
+    collections: tuple[str, ...] = Field((), description="collections to take; empty: all")
+    exclude_collections: tuple[str, ...] = Field((), description="collections to leave out")
+    series: tuple[str, ...] = Field(
+        (), description="SeriesInstanceUIDs to take by name; empty: no restriction"
+    )
+    max_series: int | None = Field(None, ge=1, description="random subset of so many series, drawn by `seed`")
+    shards: int = Field(1, ge=1, description="jobs that the corpus is prepared in")
+
+
+class Prepare(Strict):
+    """Download, checks, conversion to HU and resampling of every selected series."""
+
+    spacing_mm: Millimetres = Field((3.0, 1.0, 1.0), description="voxel spacing (z, y, x) of the volumes, mm")
+    min_slices: int = Field(16, ge=2, description="fewest slices of a usable series, from the DICOM headers")
+    max_gap_ratio: float = Field(
+        8.0, gt=1, description="largest slice distance over the median, beyond which a series is refused"
+    )
+
+
+class Dataset(Strict):
+    """One labelled data set on disk."""
+
+    kind: str = Field(description="layout: a file in src/ctfm/datasets")
+    root: str = Field(description="folder of the data set as published")
+    split: str = Field("official", description="`official`, or a list resources/splits/<kind>_<split>.csv")
+    spacing_mm: Millimetres = Field((1.5, 1.5, 1.5), description="spacing (z, y, x) of the stored cases, mm")
+
+
+class Encoder(Strict):
+    """An encoder that this run does not pre-train: random, or with weights from elsewhere."""
+
+    kind: str = Field("segresnet", description="architecture: a file in src/ctfm/encoders")
+    weights: str | None = Field(None, description="file or folder of weights; null: random initialisation")
+    seed: int = Field(0, description="seed of a random initialisation")
+    options: dict[str, Any] = Field({}, description="settings of the architecture")
+
+
+class Augment(Strict):
+    """Random views. `p` is the probability of each operation; zero switches it off."""
+
+    resized_crop: Range = Field((0.33, 1.0), description="edge of the random crop over the patch edge")
+    flip_p: tuple[float, float, float] = Field((0.0, 0.0, 0.0), description="flip along z, y, x")
+    affine_p: float = Field(0.0, ge=0, le=1, description="random rotation and scaling")
+    rotate_rad: float = Field(0.26, ge=0, description="largest rotation about each axis, radians")
+    scale: float = Field(0.2, ge=0, lt=1, description="largest relative change of size per axis")
+    histogram_p: float = Field(0.0, ge=0, le=1, description="random monotone change of intensities")
+    histogram_points: int = Field(5, ge=3, description="control points of the histogram shift")
+    intensity_p: float = Field(0.0, ge=0, le=1, description="random factor on intensities")
+    intensity: float = Field(0.3, ge=0, description="largest relative change of intensities")
+    smooth_p: float = Field(0.0, ge=0, le=1, description="Gaussian smoothing")
+    smooth_voxels: Range = Field((0.25, 1.5), description="standard deviation of the smoothing, voxels")
+
+
+PAPER_AUGMENT = Augment(histogram_p=0.5, affine_p=0.2, intensity_p=0.5)
+
+
+class Pretrain(Strict):
+    """One self-supervised pre-training run. Defaults: the paper's Methods."""
+
+    method: str = Field("simclr", description="objective: a file in src/ctfm/ssl")
+    method_options: dict[str, Any] = Field({}, description="settings of the objective")
+    encoder: str = Field("segresnet", description="architecture: a file in src/ctfm/encoders")
+    encoder_options: dict[str, Any] = Field({}, description="settings of the architecture")
+    corpus: str = Field(description="an entry of `corpora`")
+    epochs: int = Field(500, ge=1, description="epochs of `steps_per_epoch` steps")
+    steps_per_epoch: int = Field(500, ge=1, description="optimiser steps in an epoch")
+    global_batch: int = Field(16, ge=1, description="scans in one optimiser step, over all devices")
+    crops_per_scan: int = Field(20, ge=2, description="random crops of each scan")
+    patch: Voxels = Field((24, 128, 128), description="crop size (z, y, x), voxels")
+    augment: Augment = Field(PAPER_AUGMENT, description="random views of each crop")
+    optimizer: Literal["adamw", "adam"] = Field("adamw", description="optimiser")
+    learning_rate: float = Field(1e-4, gt=0, description="peak learning rate")
+    weight_decay: float = Field(1e-6, ge=0, description="weight decay")
+    warmup_epochs: float = Field(10, ge=0, description="epochs of linear warm-up, counted in steps")
+    checkpoint_every: int = Field(10, ge=1, description="keep a checkpoint every so many epochs")
+    seed: int = Field(0, description="seed of weights, crops and views")
+
+
+class Task(Strict):
+    """One downstream task: every encoder named is adapted to a data set and measured."""
+
+    kind: str = Field(description="kind of task: a file in src/ctfm/tasks")
+    dataset: str = Field(description="an entry of `datasets`")
+    encoders: tuple[str, ...] = Field((), description="entries of `pretrain` and `encoders`; empty: all")
+    shots: tuple[int | Literal["all"], ...] = Field(("all",), description="labelled training cases")
+    seeds: tuple[int, ...] = Field((0,), description="seeds: subset of cases, initialisation, augmentation")
+    options: dict[str, Any] = Field({}, description="settings of the kind of task")
+
+
+class Probe(Strict):
+    """Few-shot probing of every saved checkpoint with a frozen encoder; the best one is exported."""
+
+    task: str = Field(description="an entry of `tasks`, whose data set and kind are used")
+    shots: int = Field(5, ge=1, description="training cases of the probe")
+    validation: int = Field(10, ge=1, description="validation cases of the probe; test cases are never used")
+    seeds: tuple[int, ...] = Field((0,), description="seeds of the probe")
+    metric: str = Field("macro_dice", description="the score that the checkpoint is chosen by")
+    options: dict[str, Any] = Field({}, description="replaces options of the task, such as fewer steps")
+
+
+class Evaluate(Strict):
+    """Metrics per case, and intervals over patients."""
+
+    reference: str | None = Field("random", description="encoder that paired differences are taken against")
+    bootstrap: int = Field(10_000, ge=100, description="bootstrap resamples")
+    confidence: float = Field(0.95, gt=0, lt=1, description="coverage of the intervals")
+    seed: int = Field(0, description="seed of the bootstrap")
+
+
+class Figures(Strict):
+    """Look of the figures."""
+
+    ids: tuple[str, ...] = Field(("fig2",), description="figures to draw: files in src/ctfm/figures")
+    dpi: int = Field(300, ge=50, description="resolution of the PNG files")
+    width_mm: float = Field(180.0, gt=20, description="width of a figure, mm")
+
+
+class Report(Strict):
+    """The final page and its figures."""
+
+    title: str = Field("CT-FM: what was run and what came out", description="title of the page")
+    figures: Figures = Field(Figures(), description="look of the figures")
+
+
+class Machine(Strict):
+    """How this machine does it. Never changes what comes out, so a change here reruns nothing."""
+
+    endpoint_url: str | None = Field(None, description="S3 endpoint; null: Amazon's own")
+    download_workers: int = Field(16, ge=1, description="parallel transfers of one download job")
+    download_retries: int = Field(3, ge=0, description="further tries for series that came incomplete")
+    keep_dicom: bool = Field(False, description="keep the downloaded DICOM after its volume is verified")
+    loader_workers: int = Field(2, ge=0, description="processes that read crops or cases; 0: none")
+    micro_batch: int | None = Field(
+        None, ge=1, description="scans at once on one device; null: all of its share; the rest is accumulated"
+    )
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
+        "auto", description="auto: bf16-mixed or 16-mixed on a GPU, 32-true on a CPU"
+    )
+
+
+class Config(Strict):
+    """A whole run."""
+
+    outdir: str = Field("results", description="folder of everything that is made")
+    seed: int = Field(0, description="seed of the phantoms and of the selection")
+    phantom: Phantom | None = Field(None, description="synthetic CT; absent: none is made")
+    select: Select = Field(Select(), description="how scans are chosen")
+    corpora: dict[str, Corpus] = Field({}, description="selections of CT series, by name")
+    prepare: Prepare = Field(Prepare(), description="from DICOM to volumes")
+    datasets: dict[str, Dataset] = Field({}, description="labelled data sets, by name")
+    pretrain: dict[str, Pretrain] = Field({}, description="pre-training runs, by the encoder's name")
+    encoders: dict[str, Encoder] = Field({}, description="other encoders, by name")
+    tasks: dict[str, Task] = Field({}, description="downstream tasks, by name")
+    probe: Probe | None = Field(None, description="choice of the checkpoint; absent: the last one")
+    evaluate: Evaluate = Field(Evaluate(), description="metrics and statistics")
+    report: Report = Field(Report(), description="figures and the report")
+    machine: Machine = Field(Machine(), description="how this machine does it")

@@ -1,0 +1,1 @@
+"""Encoder architectures: one file, one architecture with its own preprocessing."""

@@ -1,0 +1,1 @@
+"""Figures of the paper: one file, one figure; they read only tables."""

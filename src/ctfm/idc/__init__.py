@@ -1,0 +1,1 @@
+"""The Imaging Data Commons: selection and download."""

@@ -1,0 +1,1 @@
+"""Reading, checking, orienting, resampling and storing volumes."""

@@ -1,0 +1,1 @@
+"""Measures per case, and honest intervals."""

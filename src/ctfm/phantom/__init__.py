@@ -1,0 +1,1 @@
+"""Synthetic CT with known anatomy."""

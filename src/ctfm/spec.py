@@ -1,0 +1,257 @@
+"""From a configuration file to the spec of one job: what the job must do, as one sorted JSON text.
+
+Two jobs with the same spec and the same inputs make the same thing. What only says how fast or where
+(`machine`) is no part of it; the version of the stage is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ctfm import config, plugins
+from ctfm.config import Config, Machine
+from ctfm.errors import UserError, nearest
+from ctfm.files import need_file
+
+MACHINE_VARIABLE = "CTFM_MACHINE"
+
+
+def load(*files: Path | str) -> Config:
+    """Read one or more YAML files, each overlaid on those before it, and check every key and value.
+
+    Raises:
+        UserError: a file is missing or malformed, or a key or value is wrong; the message names it.
+    """
+    merged: dict[str, Any] = {}
+    for file in files:
+        text = need_file(file, "name a configuration file such as config/config.yaml").read_text()
+        try:
+            content = yaml.safe_load(text) or {}
+        except yaml.YAMLError as error:
+            raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(content, Mapping):
+            raise UserError(f"{file}: must be a mapping of sections such as 'pretrain:'")
+        merged = _overlay(merged, content)
+    return check(merged)
+
+
+def check(settings: Mapping[str, Any]) -> Config:
+    """Check a whole configuration: keys, values, plug-in names and options, references between entries.
+
+    Raises:
+        UserError: with the path of each wrong key and the nearest right one.
+    """
+    cfg = _validated(Config, settings, "")
+    for name, entry in cfg.pretrain.items():
+        _reference(f"pretrain.{name}.corpus", entry.corpus, cfg.corpora, "corpora")
+        _options("ssl", entry.method, entry.method_options, f"pretrain.{name}.method")
+        _options("encoders", entry.encoder, entry.encoder_options, f"pretrain.{name}.encoder")
+    for name, encoder in cfg.encoders.items():
+        if name in cfg.pretrain:
+            raise UserError(f"encoders.{name}: 'pretrain' has an entry of this name too; rename one of them")
+        _options("encoders", encoder.kind, encoder.options, f"encoders.{name}.kind")
+    for name, dataset in cfg.datasets.items():
+        _options("datasets", dataset.kind, {}, f"datasets.{name}.kind")
+    known = {**cfg.pretrain, **cfg.encoders}
+    for name, task in cfg.tasks.items():
+        _reference(f"tasks.{name}.dataset", task.dataset, cfg.datasets, "datasets")
+        for encoder_name in task.encoders:
+            _reference(f"tasks.{name}.encoders", encoder_name, known, "pretrain and encoders")
+        _options("tasks", task.kind, task.options, f"tasks.{name}.kind")
+    if cfg.probe:
+        _reference("probe.task", cfg.probe.task, cfg.tasks, "tasks")
+        task = cfg.tasks[cfg.probe.task]
+        _options("tasks", task.kind, {**task.options, **cfg.probe.options}, "probe")
+    for figure in cfg.report.figures.ids:
+        _plugin("figures", figure, "report.figures.ids")
+    return cfg
+
+
+def encoder_names(cfg: Config, task: str) -> list[str]:
+    """Return the encoders that a task compares: those it names, or all."""
+    return list(cfg.tasks[task].encoders or [*cfg.pretrain, *cfg.encoders])
+
+
+def spec(cfg: Config, stage: str, **names: Any) -> dict[str, Any]:
+    """Return the spec of one job: the typed settings with defaults, and the version of its stage.
+
+    Args:
+        cfg: the checked configuration.
+        stage: one of the keys of ``config.VERSIONS``.
+        names: which entry, such as ``corpus='idc'`` or ``task='wholebody', encoder='ctfm', shots='5', seed='0'``.
+
+    Raises:
+        UserError: there is no such entry.
+    """
+    makers = {
+        "phantom": lambda: {"phantom": _section(cfg.phantom, "phantom"), "seed": cfg.seed},
+        "select": lambda: {
+            "select": cfg.select,
+            "corpus": _entry(cfg.corpora, "corpora", names["corpus"]),
+            "name": names["corpus"],
+            "seed": cfg.seed,
+        },
+        "plan": lambda: {"prepare": cfg.prepare, "name": names["corpus"]},
+        "prepare": lambda: {"prepare": cfg.prepare},
+        "datasets": lambda: {
+            "dataset": _entry(cfg.datasets, "datasets", names["dataset"]),
+            "name": names["dataset"],
+        },
+        "pretrain": lambda: {"pretrain": _pretrain(cfg, names["encoder"]), "name": names["encoder"]},
+        "probe": lambda: _probe(cfg, names["encoder"]),
+        "export": lambda: _export(cfg, names["encoder"]),
+        "adapt": lambda: _adapt(cfg, **names),
+        "evaluate": lambda: {"evaluate": cfg.evaluate, **_adapt(cfg, **names)},
+        "report": lambda: {"report": cfg.report},
+    }
+    content = json.loads(json.dumps(makers[stage](), default=_plain))
+    return {"stage": stage, "version": config.VERSIONS[stage], **content}
+
+
+def read(text: str) -> dict[str, Any]:
+    """Return a spec given as JSON text or as the path of a JSON file.
+
+    Raises:
+        UserError: it is neither.
+    """
+    try:
+        content = json.loads(
+            text if text.lstrip().startswith("{") else need_file(text, "give a spec").read_text()
+        )
+    except json.JSONDecodeError as error:
+        raise UserError(f"--spec: not valid JSON ({error.msg} at character {error.pos})") from error
+    return content
+
+
+def machine() -> Machine:
+    """Return how this machine works: from the environment variable CTFM_MACHINE, else the defaults."""
+    return _validated(Machine, json.loads(os.environ.get(MACHINE_VARIABLE, "{}")), "machine.")
+
+
+def _pretrain(cfg: Config, name: str) -> dict[str, Any]:
+    entry = _entry(cfg.pretrain, "pretrain", name)
+    return {
+        **entry.model_dump(),
+        "method_options": _options("ssl", entry.method, entry.method_options, name),
+        "encoder_options": _options("encoders", entry.encoder, entry.encoder_options, name),
+    }
+
+
+def _export(cfg: Config, name: str) -> dict[str, Any]:
+    if name in cfg.pretrain:
+        entry = _pretrain(cfg, name)
+        return {"name": name, "encoder": {"kind": entry["encoder"], "options": entry["encoder_options"]}}
+    encoder = _entry(cfg.encoders, "encoders", name)
+    options = _options("encoders", encoder.kind, encoder.options, name)
+    return {"name": name, "encoder": {**encoder.model_dump(), "options": options}}
+
+
+def _task(cfg: Config, name: str, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    task = _entry(cfg.tasks, "tasks", name)
+    options = _options("tasks", task.kind, {**task.options, **(changes or {})}, f"tasks.{name}")
+    return {"name": name, "kind": task.kind, "dataset": task.dataset, "options": options}
+
+
+def _probe(cfg: Config, encoder: str) -> dict[str, Any]:
+    probe = _section(cfg.probe, "probe")
+    export = _export(cfg, encoder)
+    return {
+        "probe": probe.model_dump(exclude={"options"}),
+        "task": _task(cfg, probe.task, probe.options),
+        "name": encoder,
+        "encoder": export["encoder"],
+    }
+
+
+def _adapt(cfg: Config, task: str, encoder: str, shots: int | str, seed: int | str) -> dict[str, Any]:
+    return {
+        "task": _task(cfg, task),
+        "encoder": encoder,
+        "shots": shots if shots == "all" else int(shots),
+        "seed": int(seed),
+    }
+
+
+def _entry(entries: Mapping[str, Any], section: str, name: str) -> Any:
+    if name not in entries:
+        raise UserError(f"{section}: no entry '{name}'{nearest(name, entries)}")
+    return entries[name]
+
+
+def _section(value: Any, name: str) -> Any:
+    if value is None:
+        raise UserError(f"{name}: this section is absent from the configuration, so the stage is off; add it")
+    return value
+
+
+def _reference(where: str, name: str, entries: Mapping[str, Any], section: str) -> None:
+    if name not in entries:
+        raise UserError(f"{where}: '{name}' is not an entry of {section}{nearest(name, entries)}")
+
+
+def _plugin(kind: str, name: str, where: str) -> None:
+    try:
+        plugins.path(kind, name)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _options(kind: str, name: str, options: Mapping[str, Any], where: str) -> dict[str, Any]:
+    _plugin(kind, name, where)
+    return _validated(plugins.settings(kind, name), options, f"{where} options.").model_dump(mode="json")
+
+
+def _overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        old = merged.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[key] = _overlay(old, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"not JSON: {value!r}")
+
+
+def _validated(model: type[BaseModel], content: Mapping[str, Any], prefix: str) -> Any:
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise UserError("; ".join(_sentence(model, prefix, e) for e in error.errors())) from error
+
+
+def _sentence(model: type[BaseModel], prefix: str, error: Any) -> str:
+    where = prefix + ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{where}: unknown key{nearest(str(error['loc'][-1]), _keys(model, error['loc'][:-1]))}"
+    if error["type"] == "missing":
+        return f"{where}: this key is required"
+    return f"{where}: {error['msg']} (got {error['input']!r})"
+
+
+def _keys(model: Any, location: tuple[Any, ...]) -> list[str]:
+    """Return the fields known at a place of the configuration, following mappings and optional sections."""
+    for part in location:
+        if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
+            model = model.model_fields[part].annotation
+        model = next(
+            (m for m in (model, *_inner(model)) if isinstance(m, type) and issubclass(m, BaseModel)), model
+        )
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def _inner(annotation: Any) -> list[Any]:
+    found = []
+    for argument in get_args(annotation):
+        found += [argument, *_inner(argument)]
+    return found

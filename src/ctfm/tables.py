@@ -1,0 +1,175 @@
+"""The schema of every table artifact; reading and writing check it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ctfm.errors import UserError
+from ctfm.files import atomic, need_file
+
+TEXT, INT, REAL = pa.string(), pa.int64(), pa.float64()
+REALS, INTS = pa.list_(REAL), pa.list_(INT)
+
+SCHEMAS = {
+    # select/<corpus>/
+    "series": pa.schema(
+        {
+            "SeriesInstanceUID": TEXT,
+            "StudyInstanceUID": TEXT,
+            "PatientID": TEXT,
+            "collection_id": TEXT,
+            "num_instances": INT,
+            "slice_thickness_min": REAL,
+            "slice_thickness_max": REAL,
+            "series_size_MB": REAL,
+            "series_aws_url": TEXT,
+            "license": TEXT,
+            "shard": INT,
+        }
+    ),
+    "funnel": pa.schema({"step": TEXT, "series": INT, "studies": INT, "patients": INT}),
+    "collections": pa.schema({"collection_id": TEXT, "series": INT, "paper_series": INT, "license": TEXT}),
+    # volumes/<corpus>/
+    "volumes": pa.schema(
+        {
+            "SeriesInstanceUID": TEXT,
+            "StudyInstanceUID": TEXT,
+            "PatientID": TEXT,
+            "collection_id": TEXT,
+            "shard": INT,
+            "status": TEXT,  # ok, quarantined
+            "reason": TEXT,  # short code, empty when ok
+            "detail": TEXT,
+            "path": TEXT,  # relative to volumes/<corpus>/
+            "shape": INTS,  # z, y, x
+            "spacing_in": REALS,  # z, y, x, mm
+            "spacing_out": REALS,
+            "hu_percentiles": REALS,  # 0.5, 5, 50, 95, 99.5 %
+            "bytes": INT,
+            "sha256": TEXT,
+            "seconds": REAL,
+        }
+    ),
+    # datasets/<dataset>/
+    "cases": pa.schema(
+        {
+            "case": TEXT,
+            "patient": TEXT,
+            "split": TEXT,  # train, val, test; empty when excluded
+            "status": TEXT,  # ok, excluded
+            "reason": TEXT,
+            "detail": TEXT,
+            "image": TEXT,  # relative to datasets/<dataset>/
+            "label": TEXT,
+            "shape": INTS,
+            "spacing": REALS,
+            "labels": pa.list_(TEXT),  # names of the labels present
+        }
+    ),
+    # probe/<encoder>/
+    "scores": pa.schema(
+        {
+            "encoder": TEXT,
+            "checkpoint": TEXT,
+            "epoch": INT,
+            "step": INT,
+            "shots": INT,
+            "seed": INT,
+            "metric": TEXT,
+            "value": REAL,
+        }
+    ),
+    # evaluate/<task>/<encoder>/<shots>-<seed>.parquet
+    "metrics": pa.schema(
+        {
+            "task": TEXT,
+            "dataset": TEXT,
+            "encoder": TEXT,
+            "shots": TEXT,
+            "seed": INT,
+            "split_hash": TEXT,
+            "case_id": TEXT,
+            "patient": TEXT,
+            "label": TEXT,
+            "group": TEXT,
+            "metric": TEXT,
+            "value": REAL,
+            "note": TEXT,
+        }
+    ),
+    # evaluate/<task>/summary.parquet
+    "summary": pa.schema(
+        {
+            "task": TEXT,
+            "dataset": TEXT,
+            "encoder": TEXT,
+            "reference": TEXT,  # empty, or the encoder that a paired difference is taken against
+            "shots": TEXT,
+            "seeds": INT,
+            "group": TEXT,
+            "metric": TEXT,
+            "estimate": REAL,
+            "low": REAL,
+            "high": REAL,
+            "n": INT,  # patients
+            "method": TEXT,  # ours, published definition
+            "p_value": REAL,
+            "paper": REAL,
+            "note": TEXT,
+        }
+    ),
+}
+
+
+def write(table: pd.DataFrame, name: str, path: Path | str, facts: dict[str, Any] | None = None) -> None:
+    """Write a table atomically as parquet, with exactly the columns of its schema.
+
+    Args:
+        table: the rows.
+        name: a key of ``SCHEMAS``.
+        path: where to.
+        facts: JSON-like provenance kept in the file's own metadata (see ``facts``).
+
+    Raises:
+        ValueError: a column is missing, unknown or of the wrong type (a fault of the program).
+    """
+    schema = SCHEMAS[name]
+    if set(table.columns) != set(schema.names):
+        raise ValueError(f"table '{name}': columns differ: {sorted(set(table.columns) ^ set(schema.names))}")
+    arrow = pa.Table.from_pandas(table[schema.names], schema=schema, preserve_index=False)
+    arrow = arrow.replace_schema_metadata({b"ctfm": json.dumps(facts or {}, sort_keys=True).encode()})
+    with atomic(path) as temporary:
+        pq.write_table(arrow, temporary)
+
+
+def read(name: str, path: Path | str) -> pd.DataFrame:
+    """Read a table and check its columns.
+
+    Raises:
+        UserError: the file is missing, is no parquet file, or lacks a column.
+    """
+    path = need_file(path, f"it is a '{name}' table; make it with the stage before this one")
+    try:
+        table = pd.read_parquet(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path}: not a parquet table ({str(error).splitlines()[0]})") from error
+    missing = [column for column in SCHEMAS[name].names if column not in table.columns]
+    if missing:
+        raise UserError(f"{path}: a '{name}' table needs the columns {', '.join(missing)}; make it anew")
+    return table
+
+
+def facts(path: Path | str) -> dict[str, Any]:
+    """Return the provenance that ``write`` kept in the file."""
+    return json.loads((pq.read_schema(path).metadata or {}).get(b"ctfm", b"{}"))
+
+
+def of(name: str, rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Make a table of rows; columns that a row lacks are null."""
+    return pd.DataFrame(rows, columns=SCHEMAS[name].names)

@@ -1,0 +1,1 @@
+"""Kinds of downstream task: one file, one kind."""

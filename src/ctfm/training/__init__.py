@@ -1,0 +1,1 @@
+"""What every training shares: loop, data, views, optimiser, checkpoints."""
