@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 # Raise a stage's number when its code changes what it makes; its outputs are then made anew.
-# Cheap stages (select, evaluate, report) need none: a digest of their code does the same by itself.
+# Cheap stages (select, evaluate, summary, figures, report) need none: a digest of their code does the same by itself.
 VERSIONS = {
     "phantom": 1,
     "select": 1,
@@ -24,6 +24,8 @@ VERSIONS = {
     "export": 1,
     "adapt": 1,
     "evaluate": 1,
+    "summary": 1,
+    "figures": 1,
     "report": 1,
 }
 
@@ -68,9 +70,7 @@ class Corpus(Strict):
     exclude_localizers: bool = Field(True, description="drop scouts, as far as the index can tell")
     collections: tuple[str, ...] = Field((), description="collections to take; empty: all")
     exclude_collections: tuple[str, ...] = Field((), description="collections to leave out")
-    series: tuple[str, ...] = Field(
-        (), description="SeriesInstanceUIDs to take by name; empty: no restriction"
-    )
+    series: tuple[str, ...] = Field((), description="SeriesInstanceUIDs to take by name; empty: no restriction")
     max_series: int | None = Field(None, ge=1, description="random subset of so many series, drawn by `seed`")
     shards: int = Field(1, ge=1, description="jobs that the corpus is prepared in")
 

@@ -13,7 +13,7 @@ class UserError(Exception):
     """
 
 
-class Quarantine(Exception):  # noqa: N818 - it is an outcome for one input, not a failure of the run
+class Quarantine(Exception):
     """One series or case can't be used; it goes to the quarantine table and the rest goes on.
 
     Attributes:

@@ -28,9 +28,7 @@ def path(kind: str, name: str) -> Path:
     """
     file = ROOT / kind / f"{name}.py"
     if name not in names(kind):
-        raise UserError(
-            f"no {kind} plug-in called '{name}'{nearest(name, names(kind))} (looked for {kind}/{name}.py)"
-        )
+        raise UserError(f"no {kind} plug-in called '{name}'{nearest(name, names(kind))} (looked for {kind}/{name}.py)")
     return file
 
 
@@ -52,8 +50,6 @@ def settings(kind: str, name: str) -> type[config.Strict]:
     if not found:
         return config.Strict
     scope: dict[str, Any] = {**vars(config), "__name__": f"ctfm.{kind}.{name}"}
-    code = compile(
-        ast.Module(body=list(found), type_ignores=[]), str(path(kind, name)), "exec", dont_inherit=True
-    )
+    code = compile(ast.Module(body=list(found), type_ignores=[]), str(path(kind, name)), "exec", dont_inherit=True)
     exec(code, scope)
     return scope["Settings"]

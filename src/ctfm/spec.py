@@ -108,8 +108,10 @@ def spec(cfg: Config, stage: str, **names: Any) -> dict[str, Any]:
         "probe": lambda: _probe(cfg, names["encoder"]),
         "export": lambda: _export(cfg, names["encoder"]),
         "adapt": lambda: _adapt(cfg, **names),
-        "evaluate": lambda: {"evaluate": cfg.evaluate, **_adapt(cfg, **names)},
-        "report": lambda: {"report": cfg.report},
+        "evaluate": lambda: _adapt(cfg, **names),
+        "summary": lambda: {"evaluate": cfg.evaluate, "task": _task(cfg, names["task"])},
+        "figures": lambda: {"figures": cfg.report.figures},
+        "report": lambda: {"title": cfg.report.title},
     }
     content = json.loads(json.dumps(makers[stage](), default=_plain))
     return {"stage": stage, "version": config.VERSIONS[stage], **content}
@@ -122,9 +124,7 @@ def read(text: str) -> dict[str, Any]:
         UserError: it is neither.
     """
     try:
-        content = json.loads(
-            text if text.lstrip().startswith("{") else need_file(text, "give a spec").read_text()
-        )
+        content = json.loads(text if text.lstrip().startswith("{") else need_file(text, "give a spec").read_text())
     except json.JSONDecodeError as error:
         raise UserError(f"--spec: not valid JSON ({error.msg} at character {error.pos})") from error
     return content
@@ -244,9 +244,7 @@ def _keys(model: Any, location: tuple[Any, ...]) -> list[str]:
     for part in location:
         if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
             model = model.model_fields[part].annotation
-        model = next(
-            (m for m in (model, *_inner(model)) if isinstance(m, type) and issubclass(m, BaseModel)), model
-        )
+        model = next((m for m in (model, *_inner(model)) if isinstance(m, type) and issubclass(m, BaseModel)), model)
     return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
 
 

@@ -38,9 +38,7 @@ class Stored:
         z, y, x = self.handle.shape
         return z, y, x
 
-    def crop(
-        self, start: tuple[int, int, int], size: tuple[int, int, int], pad: float = AIR_HU
-    ) -> np.ndarray:
+    def crop(self, start: tuple[int, int, int], size: tuple[int, int, int], pad: float = AIR_HU) -> np.ndarray:
         """Read a box of ``size`` (z, y, x) voxels at ``start``; what lies outside is ``pad``."""
         low = [max(0, s) for s in start]
         high = [min(n, s + k) for n, s, k in zip(self.shape, start, size, strict=True)]
