@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -133,6 +134,18 @@ def read(text: str) -> dict[str, Any]:
 def machine() -> Machine:
     """Return how this machine works: from the environment variable CTFM_MACHINE, else the defaults."""
     return _validated(Machine, json.loads(os.environ.get(MACHINE_VARIABLE, "{}")), "machine.")
+
+
+def give_environment(cfg: Config) -> None:
+    """Let jobs find this Python, this checkout and the machine's settings, all through the environment.
+
+    The checkout goes in by PYTHONPATH, so that a job in an environment of its own runs the same source.
+    """
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    source = Path(config.__file__).parents[1]
+    if source.name == "src":
+        os.environ["PYTHONPATH"] = str(source)
+    os.environ[MACHINE_VARIABLE] = cfg.machine.model_dump_json()
 
 
 def _pretrain(cfg: Config, name: str) -> dict[str, Any]:

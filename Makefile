@@ -1,0 +1,44 @@
+# Two commands for a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+LOCK := requirements.lock
+
+.PHONY: help install demo test check docs clean
+
+help:
+	@echo "make demo   set up, run the whole workflow on phantoms, end with a report (minutes)"
+	@echo "make test   set up, check the code, run all tests"
+	@echo "make check  formatting, lint and types only"
+	@echo "make docs   write the generated pages (config/README.md, config/schema.json, envs/)"
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: $(LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
+	  || { echo "error: Python 3.11 to 3.13 is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement $(LOCK)
+	$(BIN)/python -m pip install --quiet --no-deps lighter-zoo==0.1.3
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+demo: install
+	$(BIN)/snakemake --configfile config/demo.yaml
+	@echo "The report: results/demo/report/report.html"
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile rules workflow
+	$(BIN)/mypy
+	$(BIN)/snakemake --configfile config/demo.yaml --lint
+
+test: check
+	$(BIN)/python -m pytest
+
+docs: install
+	$(BIN)/python docs/generate.py
+
+clean:
+	rm -rf results/demo .snakemake

@@ -1,0 +1,26 @@
+rule pretrain_encoder:
+    """Train one encoder without labels; its checkpoints are undeclared, so a failed job keeps them."""
+    input:
+        volumes=corpus_index,
+    output:
+        run=f"{O}/encoders/{{encoder}}/run.json",
+        metrics=f"{O}/encoders/{{encoder}}/metrics.csv",
+    log:
+        f"{O}/logs/pretrain/{{encoder}}.log",
+    benchmark:
+        f"{O}/benchmarks/pretrain/{{encoder}}.tsv"
+    wildcard_constraints:
+        encoder=one_of(cfg.pretrain),
+    retries: 3
+    conda:
+        "../envs/train.yaml"
+    threads: 16
+    resources:
+        gpu=1,
+        mem_mb=more_each_try(64000),
+        runtime="2d",
+    params:
+        spec=spec_of("pretrain"),
+        out=subpath(output.run, parent=True),
+    shell:
+        "python -m ctfm pretrain --spec {params.spec:q} --volumes {input.volumes} --out {params.out} &> {log}"

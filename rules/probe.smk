@@ -1,0 +1,30 @@
+rule probe_checkpoints:
+    """Score every checkpoint of a pre-training run by few-shot probing, and choose one."""
+    input:
+        pretrained=f"{O}/encoders/{{encoder}}/run.json",
+        cases=task_cases,
+    output:
+        scores=f"{O}/probe/{{encoder}}/scores.parquet",
+        selected=f"{O}/probe/{{encoder}}/selected.json",
+        run=f"{O}/probe/{{encoder}}/run.json",
+    log:
+        f"{O}/logs/probe/{{encoder}}.log",
+    benchmark:
+        f"{O}/benchmarks/probe/{{encoder}}.tsv"
+    wildcard_constraints:
+        encoder=one_of(cfg.pretrain),
+    retries: 3
+    conda:
+        "../envs/train.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=more_each_try(32000),
+        runtime="1d",
+    params:
+        spec=spec_of("probe"),
+        pretrained=subpath(input.pretrained, parent=True),
+        out=subpath(output.run, parent=True),
+    shell:
+        "python -m ctfm probe --spec {params.spec:q} --pretrained {params.pretrained} --cases {input.cases}"
+        " --out {params.out} &> {log}"

@@ -1,0 +1,102 @@
+"""Configuration files are checked whole, and a spec holds the science and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from ctfm import spec
+from ctfm.errors import UserError
+
+CORPUS = {"corpora": {"idc": {}}}
+RUN = {**CORPUS, "pretrain": {"ctfm": {"corpus": "idc"}}, "encoders": {"random": {}}}
+
+
+@pytest.mark.parametrize("name", ["config", "demo", "idc_mini"])
+def test_shipped_configurations_are_valid(root, name):
+    spec.load(root / "config" / f"{name}.yaml")
+
+
+def test_published_overlay_changes_only_what_it_names(root):
+    paper = spec.load(root / "config/config.yaml").pretrain["ctfm"]
+    published = spec.load(root / "config/config.yaml", root / "config/published.yaml").pretrain["ctfm"]
+    assert (paper.patch, published.patch) == ((24, 128, 128), (32, 128, 128))
+    assert published.method_options == {"temperature": 0.1, "symmetric": False}
+    assert published.crops_per_scan == paper.crops_per_scan == 20
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"reprot": {}}, "reprot: unknown key; did you mean 'report'?"),
+        (
+            {**CORPUS, "pretrain": {"x": {"corpus": "idc", "epoch": 3}}},
+            "pretrain.x.epoch: unknown key; did you mean 'epochs'?",
+        ),
+        (
+            {**CORPUS, "pretrain": {"x": {"corpus": "icd"}}},
+            "pretrain.x.corpus: 'icd' is not an entry of corpora; did you mean 'idc'?",
+        ),
+        ({**CORPUS, "pretrain": {"x": {"corpus": "idc", "method": "simcrl"}}}, "did you mean 'simclr'?"),
+        (
+            {**CORPUS, "pretrain": {"x": {"corpus": "idc", "method_options": {"temprature": 1}}}},
+            "did you mean 'temperature'?",
+        ),
+        ({"report": {"figures": {"dpy": 100}}}, "report.figures.dpy: unknown key; did you mean 'dpi'?"),
+        ({**CORPUS, "pretrain": {"x": {"corpus": "idc", "epochs": "many"}}}, "pretrain.x.epochs"),
+        ({"datasets": {"x": {"kind": "totalsegmentator"}}}, "datasets.x.root: this key is required"),
+        ({**RUN, "encoders": {"ctfm": {}}}, "rename"),
+        ({"probe": {"task": "wholebody"}}, "probe.task"),
+    ],
+)
+def test_wrong_settings_name_the_key_and_the_remedy(settings, words):
+    with pytest.raises(UserError) as caught:
+        spec.check(settings)
+    assert words in str(caught.value)
+
+
+def test_files_that_are_no_configuration(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        spec.load(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [1")
+    with pytest.raises(UserError, match="not valid YAML"):
+        spec.load(tmp_path / "bad.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(UserError, match="mapping"):
+        spec.load(tmp_path / "list.yaml")
+
+
+def test_spec_names_defaults_of_plugins_and_the_version():
+    job = spec.spec(spec.check(RUN), "pretrain", encoder="ctfm")
+    assert job["version"] == 1
+    assert job["pretrain"]["method_options"]["temperature"] == 0.1
+    assert job["pretrain"]["encoder_options"]["blocks_down"] == [1, 2, 2, 4, 4]
+
+
+def test_the_machine_is_no_part_of_any_spec():
+    slow = spec.spec(spec.check(RUN), "pretrain", encoder="ctfm")
+    fast = spec.spec(
+        spec.check({**RUN, "machine": {"micro_batch": 1, "precision": "bf16-mixed"}}), "pretrain", encoder="ctfm"
+    )
+    assert slow == fast
+
+
+def test_an_absent_section_or_entry_says_so():
+    cfg = spec.check(RUN)
+    with pytest.raises(UserError, match="phantom: this section is absent"):
+        spec.spec(cfg, "phantom")
+    with pytest.raises(UserError, match="did you mean 'ctfm'"):
+        spec.spec(cfg, "pretrain", encoder="ctmf")
+
+
+def test_overlay_is_deep(tmp_path):
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(RUN))
+    (tmp_path / "b.yaml").write_text("pretrain: {ctfm: {epochs: 7}}")
+    assert spec.load(tmp_path / "a.yaml", tmp_path / "b.yaml").pretrain["ctfm"].epochs == 7
+
+
+def test_a_spec_is_read_from_text_or_file(tmp_path):
+    (tmp_path / "job.json").write_text('{"stage": "x"}')
+    assert spec.read('{"stage": "x"}') == spec.read(str(tmp_path / "job.json")) == {"stage": "x"}
+    with pytest.raises(UserError, match="not valid JSON"):
+        spec.read("{")

@@ -1,0 +1,141 @@
+# The typed configuration, the specs of jobs, wildcard constraints and resource helpers. No rules here.
+import json
+import re
+
+from snakemake.exceptions import WorkflowError
+
+from ctfm import provenance
+from ctfm.errors import UserError
+from ctfm.spec import check, encoder_names, give_environment, spec
+
+STAGES = "phantom select prepare datasets pretrain probe export adapt evaluate report".split()
+
+try:
+    cfg = check(config)
+except UserError as error:
+    raise WorkflowError(f"configuration: {error}")
+
+O = cfg.outdir
+give_environment(cfg)
+
+
+def one_of(names):
+    """A wildcard constraint that admits only these names."""
+    return "|".join(re.escape(str(name)) for name in names) or "(?!)"
+
+
+wildcard_constraints:
+    corpus=one_of(cfg.corpora),
+    dataset=one_of(cfg.datasets),
+    encoder=one_of([*cfg.pretrain, *cfg.encoders]),
+    task=one_of(cfg.tasks),
+    figure=one_of(cfg.report.figures.ids),
+    shard=r"\d{5}",
+    seed=r"\d+",
+    shots=r"\d+|all",
+
+
+def spec_of(stage, code=None):
+    """A params function: the job's spec as JSON; cheap stages name their module and carry its code's digest."""
+
+    def make(wildcards):
+        names = {
+            key: value
+            for key, value in wildcards.items()
+            if key not in ("shard", "figure")
+        }
+        content = spec(cfg, stage, **names)
+        if code:
+            content["code"] = provenance.code_digest(
+                code, *plugins_of(stage, wildcards)
+            )
+        return json.dumps(content, sort_keys=True)
+
+    return make
+
+
+def plugins_of(stage, wildcards):
+    """The plug-in modules whose code a cheap stage runs besides its own."""
+    if stage in ("evaluate", "summary"):
+        return [f"tasks.{cfg.tasks[wildcards.task].kind}"]
+    return [f"figures.{wildcards.figure}"] if stage == "figures" else []
+
+
+def more_each_try(mebibytes):
+    """A memory request that grows with each attempt."""
+    return lambda wildcards, attempt: mebibytes * attempt
+
+
+def shard_indexes(wildcards):
+    """The tables of all shards of a corpus; their number is fixed by the configuration."""
+    shards = cfg.corpora[wildcards.corpus].shards
+    return [
+        f"{O}/volumes/{wildcards.corpus}/shard={n:05d}/index.parquet"
+        for n in range(shards)
+    ]
+
+
+def phantom_or_nothing(wildcards):
+    """The phantoms, when this run makes them: what reads them must wait for them."""
+    return [f"{O}/phantom/index.parquet"] if cfg.phantom else []
+
+
+def corpus_index(wildcards):
+    """The volumes that an encoder is pre-trained on."""
+    return f"{O}/volumes/{cfg.pretrain[wildcards.encoder].corpus}/index.parquet"
+
+
+def task_cases(wildcards):
+    """The cases of a task's data set; the probe has the task named in its section."""
+    task = getattr(wildcards, "task", None) or cfg.probe.task
+    return f"{O}/datasets/{cfg.tasks[task].dataset}/cases.parquet"
+
+
+def chosen_checkpoint(wildcards):
+    """The probe's choice, when checkpoints are probed."""
+    return [f"{O}/probe/{wildcards.encoder}/selected.json"] if cfg.probe else []
+
+
+def adaptations(task):
+    """The (encoder, shots, seed) runs of a task, as file stems."""
+    entry = cfg.tasks[task]
+    return [
+        f"{e}/{n}-{s}"
+        for e in encoder_names(cfg, task)
+        for n in entry.shots
+        for s in entry.seeds
+    ]
+
+
+def task_tables(wildcards):
+    """The tables per case of all runs of a task."""
+    return [
+        f"{O}/evaluate/{wildcards.task}/{run}.parquet"
+        for run in adaptations(wildcards.task)
+    ]
+
+
+# What later stages gather, over all entries of the configuration.
+PLANS = [f"{O}/select/{corpus}/plan.json" for corpus in cfg.corpora]
+VOLUMES = [f"{O}/volumes/{corpus}/index.parquet" for corpus in cfg.corpora]
+EXPORTED = [
+    f"{O}/encoders/{encoder}/model.safetensors"
+    for encoder in [*cfg.pretrain, *cfg.encoders]
+]
+SCORES = [
+    f"{O}/probe/{encoder}/scores.parquet" for encoder in cfg.pretrain if cfg.probe
+]
+METRICS = [
+    f"{O}/evaluate/{task}/{run}.parquet"
+    for task in cfg.tasks
+    for run in adaptations(task)
+]
+SUMMARIES = [f"{O}/evaluate/{task}/summary.parquet" for task in cfg.tasks]
+FIGURES = [
+    f"{O}/report/figures/{figure}.png" for figure in cfg.report.figures.ids if cfg.tasks
+]
+
+
+if workflow.is_main_process:
+    for sentence in provenance.stale(O):
+        logger.warning(sentence)

@@ -1,0 +1,35 @@
+# What can be asked for by name: `snakemake prepare`, `snakemake figures`, ... These rules do no work.
+GOALS = {
+    "phantom": [f"{O}/phantom/index.parquet"] if cfg.phantom else [],
+    "select": PLANS,
+    "prepare": VOLUMES
+    + [
+        f"{O}/volumes/{corpus}/shard={shard:05d}/index.parquet"
+        for corpus, entry in cfg.corpora.items()
+        for shard in range(entry.shards)
+    ],
+    "datasets": [f"{O}/datasets/{dataset}/cases.parquet" for dataset in cfg.datasets],
+    "pretrain": [f"{O}/encoders/{encoder}/run.json" for encoder in cfg.pretrain],
+    "probe": SCORES,
+    "export": EXPORTED,
+    "adapt": [
+        f"{O}/adapt/{task}/{run}/run.json"
+        for task in cfg.tasks
+        for run in adaptations(task)
+    ],
+    "evaluate": SUMMARIES,
+    "figures": FIGURES,
+    "report": [f"{O}/report/report.html"],
+}
+# Every table and weight is a goal of its own: if one is deleted, `snakemake all` makes it again.
+GOALS["all"] = [file for stage in GOALS for file in GOALS[stage]]
+
+
+for goal, files in list(GOALS.items()):
+    if goal != "all":
+
+        rule:
+            name:
+                goal
+            input:
+                files,
