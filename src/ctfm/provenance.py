@@ -32,6 +32,8 @@ NOT_SCIENCE = {
     "ctfm.errors",
     "ctfm.provenance",
 }
+# A kind of task imports these for its training; measuring never runs them.
+ONLY_TRAINS = ("ctfm.training", "ctfm.encoders", "ctfm.ssl", "ctfm.weights", "ctfm.imaging.tiles")
 PACKAGES = (
     "torch",
     "monai",
@@ -64,8 +66,9 @@ def code(stage: str, *plugins: str) -> dict[str, str]:
 
 
 def code_digest(stage: str, *plugins: str) -> str:
-    """Return one digest of everything that ``code`` lists."""
-    return hashlib.sha256(json.dumps(code(stage, *plugins)).encode()).hexdigest()[:12]
+    """Return one digest of the code that a cheap stage runs: what ``code`` lists, less what only trains."""
+    used = {module: old for module, old in code(stage, *plugins).items() if not module.startswith(ONLY_TRAINS)}
+    return hashlib.sha256(json.dumps(used).encode()).hexdigest()[:12]
 
 
 def changes(record: dict[str, str]) -> list[str]:
@@ -76,6 +79,15 @@ def changes(record: dict[str, str]) -> list[str]:
         if file is None or hashlib.sha256(file.read_bytes()).hexdigest()[:12] != old:
             changed.append(module)
     return changed
+
+
+def joined(records: list[dict[str, str]]) -> dict[str, str]:
+    """Join the ``code`` of several jobs; a module that was edited between them counts as changed ever after."""
+    result: dict[str, str] = {}
+    for record in records:
+        for module, value in record.items():
+            result[module] = value if result.get(module, value) == value else "mixed"
+    return result
 
 
 def stamp(spec: dict[str, Any], *plugins: str) -> dict[str, Any]:

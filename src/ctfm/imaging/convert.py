@@ -1,0 +1,135 @@
+"""One DICOM series to one stored volume, and the row that tells of it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ctfm.config import Prepare
+from ctfm.errors import Quarantine, UserError
+from ctfm.files import digest, sha256
+from ctfm.imaging import dicom, pictures, store
+from ctfm.imaging.resample import resample
+from ctfm.imaging.volume import Volume, orient
+
+PERCENTILES = (0.5, 5, 50, 95, 99.5)
+HU_BINS = 2**16
+
+log = logging.getLogger(__name__)
+
+
+def key(job: dict[str, Any], url: str) -> str:
+    """Return the digest of settings and source that a volume is known by.
+
+    IDC's addresses change with the content; of local series (``file:``) the files' bytes count.
+    """
+    source: list[Any] = [url]
+    if url.startswith("file:"):
+        place = Path(url.removeprefix("file:"))
+        found = place.iterdir() if place.is_dir() else place.parent.glob(place.name)
+        source = [[path.name, sha256(path)] for path in sorted(found) if path.is_file()]
+    return digest([job, source])
+
+
+def convert(folder: Path, settings: Prepare) -> tuple[Volume, dict[str, Any]]:
+    """Read a series, turn its axes to (S, P, L) and resample it.
+
+    Returns:
+        int16 HU at ``settings.spacing_mm``, and facts of the source.
+
+    Raises:
+        Quarantine: see ``dicom.CODES``; ``error`` for a fault that none of them describes.
+    """
+    try:
+        volume, facts = dicom.read_series(folder, settings.min_slices, settings.max_gap_ratio)
+        volume = orient(volume)
+        return resample(volume, settings.spacing_mm), facts
+    except (Quarantine, MemoryError):
+        raise
+    except Exception as error:  # one strange series must not stop the others; it is listed with its error
+        log.warning("%s: unexpected", folder.name, exc_info=True)
+        raise Quarantine("error", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+
+
+def keep(volume: Volume, facts: dict[str, Any], path: Path, key: str) -> dict[str, Any]:
+    """Store a volume, check that it reads back, and return its row (see ``describe``).
+
+    Args:
+        volume: int16 HU.
+        facts: of the source.
+        path: ends in ``.b2nd``.
+        key: digest of settings and source; a volume with this key needs not be made again.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    start, stop = store.body_box(volume.array)
+    meta = {
+        "key": key,
+        "voxels": _voxels(volume.array),
+        "body_box": [list(start), list(stop)],
+        "hu_percentiles": percentiles(volume.array),
+        "source": facts,
+    }
+    try:
+        store.save(volume, path, meta)
+        return describe(path, key)
+    except (OSError, RuntimeError, Quarantine) as error:
+        raise UserError(f"{path}: can't be written ({error}); check the disk and start again") from error
+
+
+def describe(path: Path, key: str) -> dict[str, Any]:
+    """Read a stored volume whole and return what the ``volumes`` table says of it.
+
+    Raises:
+        Quarantine: ``unreadable`` or damaged; ``other_key``: made with other settings or of another source.
+    """
+    stored = store.open_volume(path)
+    if stored.meta.get("key") != key:
+        raise Quarantine("other_key", str(path))
+    try:
+        array = stored.load().array
+    except Exception as error:  # whatever the decoder says of damaged bytes
+        raise Quarantine("unreadable", f"{path}: {error}") from error
+    if _voxels(array) != stored.meta["voxels"]:
+        raise Quarantine("unreadable", f"{path}: damaged")
+    return {
+        "status": "ok",
+        "reason": "",
+        "detail": "",
+        "shape": list(stored.shape),
+        "spacing_in": stored.meta["source"]["spacing_mm"],
+        "spacing_out": np.linalg.norm(stored.affine[:3, :3], axis=0).round(6).tolist(),
+        "hu_percentiles": stored.meta["hu_percentiles"],
+        "bytes": path.stat().st_size,
+        "sha256": sha256(path),
+    }
+
+
+def percentiles(array: np.ndarray) -> list[float]:
+    """Return the 0.5, 5, 50, 95 and 99.5 % points of int16 values, by counting; each is a value that occurs."""
+    counts = np.zeros(HU_BINS, np.int64)
+    for plane in array:  # bincount works on 64-bit copies: one plane at a time keeps them small
+        counts += np.bincount(plane.ravel().astype(np.int32) + HU_BINS // 2, minlength=HU_BINS)
+    ranks = np.ceil(np.asarray(PERCENTILES) / 100 * array.size).clip(1)
+    return (np.searchsorted(counts.cumsum(), ranks) - HU_BINS // 2).astype(float).tolist()
+
+
+def picture(folder: Path) -> np.ndarray | None:
+    """Return a thumbnail of the middle file of a series, or None when no pixel of it can be shown."""
+    try:
+        files = dicom.series_files(folder)
+        values = dicom.stored_values(dicom.read_file(files[len(files) // 2])).astype(np.float32)
+    except (Quarantine, OSError, AttributeError, ValueError):
+        return None
+    while values.ndim > 2:  # colours last, frames first
+        values = values.mean(axis=-1) if values.shape[-1] in (3, 4) else values[len(values) // 2]
+    return pictures.thumbnail(values) if values.ndim == 2 and values.size else None
+
+
+def _voxels(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()

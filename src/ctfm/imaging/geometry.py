@@ -1,0 +1,179 @@
+"""Where the slices of a series lie, and how they become one grid with axes at right angles.
+
+World coordinates are LPS millimetres, as in DICOM. ``right`` is the direction in which the column index
+grows (the first three numbers of ImageOrientationPatient), ``down`` that of the row index, ``normal``
+is right x down. Slices are sorted along the normal, whatever their file names or instance numbers say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ctfm.errors import Quarantine
+from ctfm.imaging.resample import AIR_HU
+from ctfm.imaging.volume import Volume
+
+STEP_TOLERANCE = 0.02  # of a slice distance
+STEP_TOLERANCE_MM = 0.05  # positions are often written with one decimal
+DRIFT_TOLERANCE = 0.25  # pixels, over the whole series
+MAX_TILT_DEGREES = 45.0
+PIXEL_RANGE_MM = (0.005, 10.0)
+MAX_EXTENT_MM = (3000.0, 1500.0, 1500.0)  # z, y, x
+GAP_SHARE = 0.25  # a larger share of wide steps is a protocol, not lost slices
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Parallel slices, sorted along their normal.
+
+    Attributes:
+        order: (n,) indices into the input, feet-most along the normal first.
+        heights: (n,) positions along the normal, mm; the first is 0.
+        shifts: (n, 2) in-plane displacement (row, column) of each slice from the first, pixels.
+        origin: (3,) centre of the first pixel of the first slice, LPS mm.
+        axes: (3, 3) columns are the unit vectors normal, down, right.
+        pixel: (row, column) spacing, mm.
+    """
+
+    order: np.ndarray
+    heights: np.ndarray
+    shifts: np.ndarray
+    origin: np.ndarray
+    axes: np.ndarray
+    pixel: tuple[float, float]
+
+    @property
+    def steps(self) -> np.ndarray:
+        """Distances (n - 1,) between neighbouring slices along the normal, mm."""
+        return np.diff(self.heights)
+
+    @property
+    def even(self) -> bool:
+        """Whether the slices lie on a regular grid along the normal, within the tolerance."""
+        step = self.heights[-1] / (len(self.heights) - 1)
+        off = np.abs(self.heights - step * np.arange(len(self.heights))).max()
+        return bool(off <= max(STEP_TOLERANCE * step, STEP_TOLERANCE_MM) and self.steps.min() > step / 2)
+
+    @property
+    def straight(self) -> bool:
+        """Whether no slice is displaced in its own plane: neither gantry tilt nor a moved field of view."""
+        return bool(np.abs(self.shifts).max() <= DRIFT_TOLERANCE)
+
+    @property
+    def tilt_degrees(self) -> float:
+        """Angle between the normal and the line from the first to the last slice's corner."""
+        drift = np.hypot(*(self.shifts[-1] * self.pixel))
+        return float(np.degrees(np.arctan2(drift, self.heights[-1])))
+
+    def affine(self, step: float, corner: tuple[int, int] = (0, 0)) -> np.ndarray:
+        """Return the affine of a grid with this ``step`` whose first pixel is ``corner`` pixels off the origin."""
+        affine = np.eye(4)
+        affine[:3, :3] = self.axes * (step, *self.pixel)
+        affine[:3, 3] = self.origin + affine[:3, 1:3] @ np.asarray(corner, dtype=float)
+        return affine
+
+
+def stack(positions: np.ndarray, orientation: np.ndarray, pixel: tuple[float, float]) -> Stack:
+    """Sort slices along their normal.
+
+    Args:
+        positions: (n, 3) ImagePositionPatient, LPS mm.
+        orientation: (6,) ImageOrientationPatient.
+        pixel: PixelSpacing: (row, column) distance, mm.
+
+    Raises:
+        Quarantine: ``bad_geometry``: directions that are no right angle, or a size no scanner makes.
+    """
+    right, down = orientation[:3], orientation[3:]
+    lengths = np.linalg.norm(right), np.linalg.norm(down)
+    if not np.isfinite([*positions.ravel(), *orientation, *pixel]).all() or min(lengths) < 0.9:
+        raise Quarantine("bad_geometry", f"orientation {orientation.tolist()}, pixel spacing {pixel} mm")
+    if abs(right @ down) > 1e-3 or max(lengths) > 1.1:
+        raise Quarantine("bad_geometry", f"rows and columns are not at right angles: {orientation.tolist()}")
+    if not PIXEL_RANGE_MM[0] < min(pixel) <= max(pixel) < PIXEL_RANGE_MM[1]:
+        raise Quarantine("bad_geometry", f"pixel spacing {pixel} mm")
+    right = right / lengths[0]
+    down = down - (down @ right) * right
+    down = down / np.linalg.norm(down)
+    normal = np.cross(right, down)
+    order = np.argsort(positions @ normal, kind="stable")
+    offsets = positions[order] - positions[order[0]]
+    shifts = np.round(offsets @ np.stack([down, right], axis=1) / pixel, 3)
+    axes = np.stack([normal, down, right], axis=1)
+    return Stack(order, offsets @ normal, shifts, positions[order[0]], axes, pixel)
+
+
+def check(slices: Stack, shape: tuple[int, int], max_gap_ratio: float) -> None:
+    """Refuse slices that don't make a volume. ``shape``: rows and columns.
+
+    Raises:
+        Quarantine: ``duplicate_slices``, ``missing_slice``, ``uneven_spacing`` or ``bad_geometry``.
+    """
+    steps, median = slices.steps, float(np.median(slices.steps))
+    same = steps < max(0.01, STEP_TOLERANCE * median)
+    if same.any():
+        raise Quarantine("duplicate_slices", f"{int(same.sum())} slices lie where their neighbour lies")
+    multiples = np.round(steps / median)
+    whole = np.abs(steps - multiples * median) <= np.maximum(STEP_TOLERANCE * steps, STEP_TOLERANCE_MM)
+    gaps = multiples >= 2
+    if gaps.any() and (whole & (multiples >= 1)).all() and gaps.sum() <= max(1, GAP_SHARE * len(steps)):
+        lost = int((multiples[gaps] - 1).sum())
+        raise Quarantine("missing_slice", f"{lost} slices are missing in {int(gaps.sum())} gaps; step {median:.3f} mm")
+    if steps.max() > max_gap_ratio * median:
+        raise Quarantine(
+            "uneven_spacing", f"slice distances {steps.min():.3f} to {steps.max():.3f}, median {median:.3f} mm"
+        )
+    extent = (slices.heights[-1], shape[0] * slices.pixel[0], shape[1] * slices.pixel[1])
+    if any(e > limit for e, limit in zip(extent, MAX_EXTENT_MM, strict=True)):
+        raise Quarantine("bad_geometry", f"the scan would be {extent[0]:.0f} x {extent[1]:.0f} x {extent[2]:.0f} mm")
+    if slices.tilt_degrees > MAX_TILT_DEGREES:
+        raise Quarantine("bad_geometry", f"slices are displaced in their plane by {slices.tilt_degrees:.1f} degrees")
+
+
+def assemble(array: np.ndarray, slices: Stack) -> Volume:
+    """Make a volume with axes at right angles of sorted slices.
+
+    Even, straight slices stay as they are. Others are interpolated linearly: within a slice for its
+    displacement (gantry tilt is a displacement that grows with height), and between neighbouring slices
+    where distances are uneven. The step of an uneven series becomes its median distance. Every slice
+    stays within the field of view, which grows; what no slice covers is air.
+
+    Args:
+        array: (n, rows, columns) int16 HU, in the order of ``slices.order``.
+        slices: where they lie.
+    """
+    count = len(array)
+    step = float(slices.heights[-1] / (count - 1))
+    if slices.even and slices.straight:
+        return Volume(array, slices.affine(step))
+    if not slices.even:
+        count = round(slices.heights[-1] / float(np.median(slices.steps))) + 1
+        step = float(slices.heights[-1] / (count - 1))
+    shifts = np.zeros_like(slices.shifts) if slices.straight else slices.shifts
+    low, high = np.floor(shifts.min(axis=0)).astype(int), np.ceil(shifts.max(axis=0)).astype(int)
+    shape = (array.shape[1] + high[0] - low[0], array.shape[2] + high[1] - low[1])
+    out = np.empty((count, *shape), np.int16)
+    where = (
+        np.arange(len(array)) if slices.even else np.interp(np.arange(count) * step, slices.heights, range(len(array)))
+    )
+    for k, at in enumerate(np.round(where, 3)):
+        below, share = int(at), at - int(at)
+        plane = _place(array[below], shifts[below] - low, shape)
+        if share:
+            plane += share * (_place(array[below + 1], shifts[below + 1] - low, shape) - plane)
+        out[k] = np.rint(plane)
+    return Volume(out, slices.affine(step, (int(low[0]), int(low[1]))))
+
+
+def _place(plane: np.ndarray, shift: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Put a slice (rows, columns) into a larger plane of air, ``shift`` (row, column) pixels down and right."""
+    whole = np.floor(shift).astype(int)
+    row, column = (shift - whole).astype(np.float32)
+    part = np.pad(plane.astype(np.float32), 1, constant_values=AIR_HU)
+    part = part[1:] + row * (part[:-1] - part[1:]) if row else part[1:]
+    part = part[:, 1:] + column * (part[:, :-1] - part[:, 1:]) if column else part[:, 1:]
+    out = np.full((shape[0] + 1, shape[1] + 1), AIR_HU, np.float32)
+    out[whole[0] : whole[0] + part.shape[0], whole[1] : whole[1] + part.shape[1]] = part
+    return out[:-1, :-1]
