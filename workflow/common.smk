@@ -6,12 +6,14 @@ from snakemake.exceptions import WorkflowError
 
 from ctfm import provenance
 from ctfm.errors import UserError
+from ctfm.files import check_writable
 from ctfm.spec import check, encoder_names, give_environment, spec
 
 STAGES = "phantom select prepare datasets pretrain probe export adapt evaluate report".split()
 
 try:
     cfg = check(config)
+    check_writable(cfg.outdir)
 except UserError as error:
     raise WorkflowError(f"configuration: {error}")
 

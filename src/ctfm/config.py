@@ -64,7 +64,7 @@ class Corpus(Strict):
     index: str | None = Field(
         None, description="parquet with idc-index columns; null: the installed idc-index-data package"
     )
-    modality: str = Field("CT", description="DICOM modality to keep")
+    modality: str | None = Field("CT", description="DICOM modality to keep; null: any (the headers decide later)")
     min_instances: int = Field(51, ge=1, description="fewest DICOM instances (slices) in a series")
     thickness_mm: Range | None = Field((1.0, 5.0), description="slice thickness kept, where it is known; mm")
     exclude_localizers: bool = Field(True, description="drop scouts, as far as the index can tell")

@@ -46,6 +46,19 @@ def ensure_folder(folder: Path | str) -> Path:
     return folder
 
 
+def check_writable(folder: Path | str) -> None:
+    """Check, without making it, that ``folder`` is or can be made a writable folder.
+
+    Raises:
+        UserError: it can't; the message names what stands in the way.
+    """
+    nearest = next(p for p in (Path(folder), *Path(folder).absolute().parents) if p.exists())
+    if not nearest.is_dir():
+        raise UserError(f"{folder}: {nearest} is a file, not a folder; choose another output folder")
+    if not os.access(nearest, os.W_OK):
+        raise UserError(f"{folder}: {nearest} is not writable; choose another output folder or its permissions")
+
+
 def need_file(path: Path | str, remedy: str) -> Path:
     """Return ``path`` if it exists, else raise a UserError that says how to get it."""
     path = Path(path)
