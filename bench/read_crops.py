@@ -69,7 +69,7 @@ def main() -> None:
     ratio = statistics.median(a / b for a, b in zip(slow, fast, strict=True))
     print(f"volume {shape}, {CROPS} crops of {PATCH}, median of {chosen.repeats} pairs")
     print(
-        f"published way {statistics.median(slow):.3f} s, volume store {statistics.median(fast):.4f} s: {ratio:.0f} times"
+        f"published {statistics.median(slow):.3f} s, volume store {statistics.median(fast):.4f} s: {ratio:.0f} times"
     )
 
 
