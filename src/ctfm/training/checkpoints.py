@@ -1,0 +1,130 @@
+"""Checkpoints: written whole or not at all, read as tensors only, and resumed by the run that wrote them alone."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ctfm.errors import UserError
+from ctfm.files import atomic
+
+KEY = "ctfm"
+LAST = "last.ckpt"
+BEST = "best.ckpt"
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Progress:
+    """How far a run is; kept inside each checkpoint.
+
+    Attributes:
+        step: optimiser steps done.
+        samples: scans or cases seen, over all devices.
+        seconds: time spent training, over all starts.
+        history: a row for each finished epoch.
+        sums: sums over the steps of the epoch that is not finished yet.
+        resumed: steps at which the run was resumed.
+    """
+
+    fingerprint: str = ""
+    step: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)
+    resumed: list[int] = field(default_factory=list)
+
+    def stored(self) -> dict[str, Any]:
+        """Return the plain values that go into a checkpoint."""
+        return asdict(self)
+
+
+def name(epoch: int) -> str:
+    """Return the file name of the checkpoint at the end of an epoch (counted from 0)."""
+    return f"epoch={epoch:04d}.ckpt"
+
+
+def read(path: Path | str) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU; tensors are mapped, so unused ones cost nothing.
+
+    Raises:
+        UserError: the file is missing, damaged, not ours, or holds more than tensors and plain values.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        Progress(**content[KEY])
+    except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a readable checkpoint ({reason}); remove it or choose another") from error
+    return content
+
+
+def progress(path: Path | str) -> Progress:
+    """Return how far the run was when it wrote this checkpoint."""
+    return Progress(**read(path)[KEY])
+
+
+def every(folder: Path) -> list[Path]:
+    """Return the checkpoints of single epochs, in order of epoch."""
+    return sorted(folder.glob("epoch=*.ckpt"))
+
+
+def newest(folder: Path, fingerprint: str) -> Path | None:
+    """Return the newest readable checkpoint of this very run, or None to start anew.
+
+    A damaged file is passed over with a warning. Checkpoints of a run with other settings or data are
+    moved to ``<folder>-<its fingerprint>``, never overwritten.
+    """
+    for path, found in _readable(folder):
+        if found.fingerprint == fingerprint:
+            return path
+        _move_aside(folder, found.fingerprint)
+        return None
+    if folder.is_dir() and any(folder.iterdir()):
+        _move_aside(folder, "unreadable")
+    return None
+
+
+def save(trainer: Any, path: Path) -> None:
+    """Let Lightning write a checkpoint, then rename it into place. Call on every rank."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    trainer.save_checkpoint(temporary)
+    if trainer.is_global_zero:
+        temporary.replace(path)
+
+
+def link(path: Path, other: Path) -> None:
+    """Give a written checkpoint a second name, replacing what had it."""
+    with atomic(other) as temporary:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(path, temporary)
+        except OSError:  # a file system without hard links
+            temporary.write_bytes(path.read_bytes())
+
+
+def _readable(folder: Path) -> Iterator[tuple[Path, Progress]]:
+    for path in [folder / LAST, *reversed(every(folder))]:
+        if not path.exists():
+            continue
+        try:
+            yield path, progress(path)
+        except UserError as error:
+            log.warning("%s; trying the one before it", error)
+
+
+def _move_aside(folder: Path, suffix: str) -> None:
+    target, count = folder.with_name(f"{folder.name}-{suffix}"), 1
+    while target.exists():
+        count += 1
+        target = folder.with_name(f"{folder.name}-{suffix}-{count}")
+    log.warning("%s is of a run with other settings, data or damaged files: moved to %s", folder, target.name)
+    folder.rename(target)

@@ -1,0 +1,166 @@
+"""The training loop: Lightning with exact resumption, atomic checkpoints, plain log lines and a NaN guard."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import platform
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
+
+from ctfm import spec
+from ctfm.files import ensure_folder
+from ctfm.training import checkpoints
+from ctfm.training.checkpoints import Progress
+from ctfm.training.keeper import Keeper, Plan, Validate, write_history
+
+log = logging.getLogger(__name__)
+
+Loader = Callable[[int], Iterable[Any]]
+
+
+def fit(
+    module: lightning.LightningModule,
+    loader: Loader,
+    *,
+    steps: int,
+    steps_per_epoch: int,
+    folder: Path,
+    fingerprint: str,
+    checkpoint_every: int | None,
+    validate: Validate | None = None,
+    validate_every: int = 1,
+    best: str | None = None,
+    accumulate: int = 1,
+) -> dict[str, Any]:
+    """Train, or go on where an earlier start of the same run stopped; a finished run returns at once.
+
+    Args:
+        module: ``training_step`` returns a dict with ``loss`` and, if wanted, further scalars to record. What it
+            draws at random must depend on ``self.global_step`` (and ``batch_idx % accumulate``) alone.
+            Its weights are those of the last step when this returns.
+        loader: called with the first step to do; yields ``accumulate`` batches for each optimiser step.
+            A batch is a dict; its ``names`` (list of series or cases) are counted, and named in errors.
+        steps: optimiser steps in all.
+        steps_per_epoch: an epoch is so many steps: then a row is written and last.ckpt is saved.
+        folder: gets ``metrics.csv`` and ``checkpoints/{last,epoch=NNNN,best}.ckpt``.
+        fingerprint: digest of settings and data; only checkpoints that carry it are resumed.
+        checkpoint_every: keep a checkpoint every so many epochs and at the end; None: last.ckpt alone.
+        validate: called on the first rank with the module in evaluation mode, without gradients.
+        validate_every: epochs between calls of ``validate``; the last epoch is always validated.
+        best: key of ``validate``'s result; the checkpoint of its largest value is kept as best.ckpt.
+        accumulate: batches in one optimiser step.
+
+    Returns:
+        Facts for run.json: steps, samples, seconds, gpu_hours, hardware, resumed_from, last, best.
+
+    Raises:
+        UserError: the loss is not finite; the message names the scans or cases of the batch.
+        SystemExit: SIGTERM came; the state is saved.
+    """
+    plan = Plan(
+        steps, steps_per_epoch, folder, fingerprint, checkpoint_every, validate, validate_every, best, accumulate
+    )
+    start = checkpoints.newest(plan.checkpoints, fingerprint)
+    progress = checkpoints.progress(start) if start else Progress(fingerprint)
+    if start and progress.step >= steps:
+        log.info("finished before: step %d of %d in %s", progress.step, steps, start.name)
+        module.load_state_dict(checkpoints.read(start)["state_dict"])
+        write_history(progress.history, folder)
+        return _facts(plan, progress)
+    if start:
+        log.info("resuming at step %d of %d from %s", progress.step, steps, start.name)
+        progress.resumed.append(progress.step)
+    ensure_folder(plan.checkpoints)
+    _quiet()
+    _trainer(plan, Keeper(plan, progress)).fit(module, _Batches(loader, progress), ckpt_path=start, weights_only=True)
+    if progress.step < steps:
+        raise RuntimeError(f"the loader ended at step {progress.step} of {steps}")
+    return _facts(plan, progress)
+
+
+def devices() -> int:
+    """Return how many devices ``fit`` will use: all GPUs that are visible, else the CPU."""
+    return max(1, torch.cuda.device_count())
+
+
+def rank() -> int:
+    """Return the number of this process among those that train together."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def precision() -> str:
+    """Return the precision to compute in: as the machine's settings say, or by its hardware."""
+    wanted = spec.machine().precision
+    if wanted != "auto":
+        return wanted
+    if not torch.cuda.is_available():
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+
+
+class _Batches:
+    """An iterable of unknown length, made only when the number of processes is known."""
+
+    def __init__(self, loader: Loader, progress: Progress) -> None:
+        self.loader, self.progress = loader, progress
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.loader(self.progress.step))
+
+
+def _trainer(plan: Plan, keeper: Keeper) -> lightning.Trainer:
+    count, gpu = devices(), torch.cuda.is_available()
+    return lightning.Trainer(
+        accelerator="gpu" if gpu else "cpu",
+        devices=count,
+        strategy="ddp" if count > 1 else "auto",
+        sync_batchnorm=count > 1,
+        precision=precision(),  # type: ignore[arg-type]
+        plugins=[LightningEnvironment()],  # a cluster's own start would want one task for each GPU
+        max_epochs=1,
+        max_steps=plan.steps,
+        accumulate_grad_batches=plan.accumulate,
+        callbacks=[keeper],
+        benchmark=gpu,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=plan.folder,
+    )
+
+
+def _facts(plan: Plan, progress: Progress) -> dict[str, Any]:
+    gpus = torch.cuda.device_count()
+    name = torch.cuda.get_device_name(0) if gpus else platform.processor() or platform.machine()
+    best = None
+    if plan.best:
+        rows = [row for row in progress.history if not math.isnan(row.get(plan.best, math.nan))]
+        best = max(rows, key=lambda row: row[str(plan.best)], default=None)
+    return {
+        "steps": progress.step,
+        "samples": progress.samples,
+        "seconds": round(progress.seconds, 3),
+        "gpu_hours": round(progress.seconds / 3600 * gpus, 4),
+        "hardware": {"device": name, "devices": devices(), "precision": precision()},
+        "resumed_from": progress.resumed,
+        "last": progress.history[-1] if progress.history else None,
+        "best": best,
+    }
+
+
+def _quiet() -> None:
+    """Keep Lightning's advice out of the log; what matters is said by us."""
+    for logger in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(logger).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning.*")
