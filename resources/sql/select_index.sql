@@ -28,7 +28,7 @@ WITH told AS (
       ELSE regexp_matches(lower(SeriesDescription), 'scout|locali[sz]er|topogram|surview|scanogram|scano')
     END AS localizer
   FROM source
-  WHERE Modality = $modality
+  WHERE $modality IS NULL OR Modality = $modality
 ),
 judged AS (
   SELECT

@@ -106,6 +106,7 @@ def test_criteria_can_be_changed_and_switched_off(index: Index) -> None:
     assert chosen(file, thickness_mm=(0.5, 5)) == ["1.1", "1.3"]
     assert chosen(file, exclude_localizers=False) == ["1.1", "1.4"]
     assert chosen(file, modality="MR") == ["1.5"]
+    assert chosen(file, modality=None) == ["1.1", "1.5"]
 
 
 def test_collections_and_series_by_name(index: Index, caplog: pytest.LogCaptureFixture) -> None:
@@ -151,8 +152,8 @@ def test_funnel_counts_what_each_step_leaves(index: Index) -> None:
 
 
 def test_steps_that_are_off_are_not_listed(index: Index) -> None:
-    funnel = query.select(Corpus(index=index(GOOD), thickness_mm=None, exclude_localizers=False)).funnel
-    assert funnel["step"].tolist() == ["all series", "modality CT", "at least 51 instances"]
+    settings = Corpus(index=index(GOOD), modality=None, thickness_mm=None, exclude_localizers=False)
+    assert query.select(settings).funnel["step"].tolist() == ["all series", "at least 51 instances"]
 
 
 def test_row_holds_what_the_index_says(index: Index) -> None:

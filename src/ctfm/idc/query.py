@@ -97,7 +97,7 @@ def select(corpus: Corpus, seed: int = 0, where: str = "corpora") -> Selection:
         columns = _open(connection, index)
         _check_names(connection, corpus, where)
         query = resources.path(*SQL).read_text()
-        sop_class = SOP_CLASSES.get(corpus.modality) if "sop_class_name" in columns else None
+        sop_class = SOP_CLASSES.get(corpus.modality or "") if "sop_class_name" in columns else None
         connection.execute(f"CREATE TEMP TABLE series AS {query}", _parameters(corpus, seed, sop_class)).fetchall()
         funnel = _funnel(connection, _steps(corpus, sop_class), where)
         series = connection.execute(
@@ -166,7 +166,9 @@ def _parameters(corpus: Corpus, seed: int, sop_class: str | None) -> dict[str, A
 
 
 def _steps(corpus: Corpus, sop_class: str | None) -> list[Step]:
-    steps = [Step(0, "all series", "index"), Step(1, f"modality {corpus.modality}", "modality")]
+    steps = [Step(0, "all series", "index")]
+    if corpus.modality:
+        steps.append(Step(1, f"modality {corpus.modality}", "modality"))
     named = [key for key in ("collections", "exclude_collections", "series") if getattr(corpus, key)]
     if named:
         steps.append(Step(2, "collections and series named", ", ".join(named)))
