@@ -16,7 +16,7 @@ from ctfm.imaging.resample import AIR_HU
 from ctfm.imaging.volume import Volume
 
 STEP_TOLERANCE = 0.02  # of a slice distance
-STEP_TOLERANCE_MM = 0.05  # positions are often written with one decimal
+STEP_TOLERANCE_MM = 0.1 + 1e-6  # positions are often written with one decimal
 DRIFT_TOLERANCE = 0.25  # pixels, over the whole series
 MAX_TILT_DEGREES = 45.0
 PIXEL_RANGE_MM = (0.005, 10.0)
@@ -53,7 +53,7 @@ class Stack:
     def even(self) -> bool:
         """Whether the slices lie on a regular grid along the normal, within the tolerance."""
         step = self.heights[-1] / (len(self.heights) - 1)
-        off = np.abs(self.heights - step * np.arange(len(self.heights))).max()
+        off = np.ptp(self.heights - step * np.arange(len(self.heights))) / 2
         return bool(off <= max(STEP_TOLERANCE * step, STEP_TOLERANCE_MM) and self.steps.min() > step / 2)
 
     @property
@@ -116,7 +116,7 @@ def check(slices: Stack, shape: tuple[int, int], max_gap_ratio: float) -> None:
     if same.any():
         raise Quarantine("duplicate_slices", f"{int(same.sum())} slices lie where their neighbour lies")
     multiples = np.round(steps / median)
-    whole = np.abs(steps - multiples * median) <= np.maximum(STEP_TOLERANCE * steps, STEP_TOLERANCE_MM)
+    whole = np.abs(steps - multiples * median) <= max(STEP_TOLERANCE * median, STEP_TOLERANCE_MM)
     gaps = multiples >= 2
     if gaps.any() and (whole & (multiples >= 1)).all() and gaps.sum() <= max(1, GAP_SHARE * len(steps)):
         lost = int((multiples[gaps] - 1).sum())

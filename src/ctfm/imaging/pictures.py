@@ -73,23 +73,30 @@ def mosaic(
     limits: tuple[float, float] = WINDOW_HU,
     height: int = 192,
 ) -> np.ndarray:
-    """Return axial, coronal and sagittal plane side by side in true proportions.
+    """Return axial, coronal and sagittal plane side by side, in true proportions and at one scale.
 
     Args:
         volume: axes (S, P, L); of a stored volume only the planes are read.
         at: voxel (z, y, x) that the planes pass through; by default the middle.
         limits: HU shown black and white.
-        height: rows of the picture.
+        height: rows of the picture; the tallest plane fills them.
 
     Returns:
         uint8 (height, columns).
     """
     dz, dy, dx = (float(v) for v in np.linalg.norm(volume.affine[:3, :3], axis=0))
-    source = volume.handle if hasattr(volume, "handle") else volume.array
+    cut = planes(volume.handle if hasattr(volume, "handle") else volume.array, at)
+    sizes = [
+        (plane.shape[0] * row, plane.shape[1] * column)
+        for plane, (row, column) in zip(cut, ((dy, dx), (dz, dx), (dz, dy)), strict=True)
+    ]
+    scale = height / max(rows for rows, _ in sizes)
     tiles = []
-    for plane, (row, column) in zip(planes(source, at), ((dy, dx), (dz, dx), (dz, dy)), strict=True):
-        width = max(1, round(height * plane.shape[1] * column / (plane.shape[0] * row)))
-        tiles += [resize(window(plane, limits), (height, width)), np.full((height, GAP), 255, np.uint8)]
+    for plane, (rows, columns) in zip(cut, sizes, strict=True):
+        shape = max(1, round(rows * scale)), max(1, round(columns * scale))
+        above = (height - shape[0]) // 2
+        tile = np.pad(resize(window(plane, limits), shape), ((above, height - shape[0] - above), (0, 0)))
+        tiles += [tile, np.full((height, GAP), 255, np.uint8)]
     return np.concatenate(tiles[:-1], axis=1)
 
 

@@ -56,4 +56,9 @@ def resample_to(
     resampler.SetOutputOrigin(grid.GetOrigin())
     resampler.SetInterpolator(INTERPOLATORS[mode])
     resampler.SetDefaultPixelValue(background)
-    return from_sitk(resampler.Execute(to_sitk(volume)))
+    if mode == "nearest" or volume.array.dtype.kind == "f":
+        return from_sitk(resampler.Execute(to_sitk(volume)))
+    # ITK cuts decimals off instead of rounding, which would draw all values towards 0 HU.
+    resampler.SetOutputPixelType(sitk.sitkFloat32)
+    result = from_sitk(resampler.Execute(to_sitk(volume)))
+    return Volume(np.rint(result.array, out=result.array).astype(volume.array.dtype), result.affine)

@@ -1,0 +1,92 @@
+"""One labelled case to a stored pair of volumes, and the row that tells of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ctfm.errors import Quarantine
+from ctfm.files import digest
+from ctfm.imaging import labels, store
+from ctfm.imaging.resample import resample
+from ctfm.imaging.volume import Volume, orient, read_image
+
+log = logging.getLogger(__name__)
+
+
+def keep(
+    name: str,
+    image: Path,
+    masks: Mapping[str, Path] | Path,
+    table: Mapping[str, Any],
+    spacing_mm: tuple[float, float, float],
+    folder: Path,
+) -> dict[str, Any]:
+    """Read, check, orient (S, P, L), resample and store a case, unless the same is stored already.
+
+    Args:
+        name: of the case.
+        image: its CT.
+        masks: one mask per structure by name, or one map of ids.
+        table: ``ids`` (label name to id) and ``groups`` (label name to group); kept inside the stored labels.
+        spacing_mm: spacing (z, y, x) of the stored case, mm.
+        folder: gets ``<name>.b2nd`` (int16 HU) and ``<name>_label.b2nd`` (uint8 ids).
+
+    Returns:
+        The part of the case's row in the table of cases that its files tell.
+
+    Raises:
+        Quarantine: the case can't be used; the reason says why.
+    """
+    key = _key([name, dict(table), list(spacing_mm)], image, masks)
+    if (row := _stored(name, key, folder)) is not None:
+        return row
+    scan, label, overlap = _read(name, image, masks, table["ids"])
+    scan = resample(orient(scan), spacing_mm)
+    label = resample(orient(label), spacing_mm, "nearest", background=0)
+    present = labels.names(label.array, table["ids"])
+    if not present:
+        raise Quarantine("empty_label", f"no label is left at {spacing_mm} mm")
+    row = {"shape": list(scan.shape), "spacing": list(scan.spacing), "labels": present, "overlap_voxels": overlap}
+    store.save(scan, folder / f"{name}.b2nd", {"key": key})
+    store.save(label, folder / f"{name}_label.b2nd", {"key": key, "row": row, **table})
+    return row
+
+
+def _key(settings: list[Any], image: Path, masks: Mapping[str, Path] | Path) -> str:
+    """Return a digest of settings and sources; files are known by name, size and time."""
+    paths = [masks] if isinstance(masks, Path) else sorted(masks.values())
+    found = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in (image, *paths) if p.is_file()]
+    return digest([*settings, found])
+
+
+def _stored(name: str, key: str, folder: Path) -> dict[str, Any] | None:
+    try:
+        scan = store.open_volume(folder / f"{name}.b2nd")
+        label = store.open_volume(folder / f"{name}_label.b2nd")
+    except Quarantine:
+        return None
+    same = scan.meta.get("key") == key == label.meta.get("key") and scan.shape == label.shape
+    return label.meta["row"] if same else None
+
+
+def _read(
+    name: str, path: Path, masks: Mapping[str, Path] | Path, ids: Mapping[str, int]
+) -> tuple[Volume, Volume, int]:
+    if not path.is_file():
+        raise Quarantine("missing_image", f"{path.parent.name}/{path.name} is not there")
+    image = read_image(path)
+    if not np.isfinite(image.array).all():
+        raise Quarantine("not_finite", f"{path.name}: {np.count_nonzero(~np.isfinite(image.array))} voxels")
+    if image.array.min() == image.array.max():
+        raise Quarantine("empty_image", f"{path.name}: every voxel is {image.array.flat[0]}")
+    limits = np.iinfo(np.int16)
+    hu = np.clip(np.rint(image.array), limits.min, limits.max).astype(np.int16)
+    label, overlap = labels.read_labels(masks, ids, image)
+    if overlap:
+        log.info("%s: %d voxels are in more than one mask; the later id has them", name, overlap)
+    return Volume(hu, image.affine), label, overlap

@@ -1,0 +1,79 @@
+"""Small synthetic DICOM CT series for tests: a ball and a rod of known place, and one fault at will."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+Change = Callable[[FileDataset, int], None]
+
+
+def body(shape: tuple[int, int, int] = (20, 32, 40), seed: int = 0) -> np.ndarray:
+    """Return HU (z, y, x): noise-like soft tissue in a box of air, different in every voxel."""
+    hu = np.full(shape, -1000, np.int16)
+    inside = tuple(slice(n // 6, n - n // 6) for n in shape)
+    hu[inside] = np.random.default_rng(seed).integers(-150, 400, hu[inside].shape)
+    return hu
+
+
+def positions(count: int, step: float = 2.0, direction: tuple[float, float, float] = (0, 0, 1)) -> np.ndarray:
+    """Return (n, 3) positions along a direction."""
+    return np.array([-20.0, -30.0, 100.0]) + np.arange(count)[:, None] * step * np.asarray(direction)
+
+
+def write(
+    folder: Path,
+    hu: np.ndarray,
+    places: np.ndarray | None = None,
+    orientation: tuple[float, ...] = AXIAL,
+    pixel: tuple[float, float] = (0.8, 0.9),
+    change: Change | None = None,
+    seed: str = "series",
+) -> Path:
+    """Write one series, one file per slice, named in an order that has nothing to do with their places.
+
+    Args:
+        folder: made if need be.
+        hu: (n, rows, columns).
+        places: (n, 3) ImagePositionPatient; 2 mm apart along z by default.
+        orientation: ImageOrientationPatient.
+        pixel: PixelSpacing (row, column).
+        change: called with each data set and its number before it is written.
+        seed: makes the unique identifiers, so that two runs write the same bytes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    places = positions(len(hu)) if places is None else places
+    names = np.random.default_rng(1).permutation(len(hu))
+    for i, (plane, place) in enumerate(zip(hu, places, strict=True)):
+        file = _slice(plane, place, orientation, pixel, i, seed)
+        if change:
+            change(file, i)
+        file.save_as(folder / f"{names[i]:04d}.dcm", enforce_file_format=True)
+    return folder
+
+
+def _slice(
+    plane: np.ndarray, place: np.ndarray, orientation: tuple[float, ...], pixel: tuple[float, float], i: int, seed: str
+) -> FileDataset:
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = CTImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[seed, str(i)])
+    file = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    file.SOPClassUID, file.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+    file.SeriesInstanceUID = generate_uid(entropy_srcs=[seed])
+    file.Modality, file.ImageType, file.Manufacturer = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"], "phantom"
+    file.ImagePositionPatient = [float(f"{v:.9g}") for v in place]
+    file.ImageOrientationPatient = [float(f"{v:.9g}") for v in orientation]
+    file.PixelSpacing, file.SliceThickness, file.InstanceNumber = list(pixel), 2.0, i + 1
+    file.Rows, file.Columns = plane.shape
+    file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = 16, 16, 15, 1
+    file.SamplesPerPixel, file.PhotometricInterpretation = 1, "MONOCHROME2"
+    file.RescaleSlope, file.RescaleIntercept = 1, -1024
+    file.PixelData = (plane.astype(np.int32) + 1024).astype("<i2").tobytes()
+    return file
