@@ -23,6 +23,7 @@ def setup(level: int = logging.INFO) -> None:
         datefmt="%H:%M:%S",
         force=True,
     )
+    logging.getLogger("numexpr").setLevel(logging.WARNING)  # tells how many threads it has, each time
 
 
 def progress(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:

