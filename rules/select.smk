@@ -2,6 +2,8 @@ rule select_series:
     """Choose the CT series of a corpus from an index."""
     input:
         phantom=phantom_or_nothing,
+        sql="resources/sql/select_index.sql",
+        paper="resources/paper_collections.csv",
     output:
         series=f"{O}/select/{{corpus}}/series.parquet",
         funnel=f"{O}/select/{{corpus}}/funnel.parquet",

@@ -108,13 +108,16 @@ def spec(cfg: Config, stage: str, **names: Any) -> dict[str, Any]:
         "pretrain": lambda: {"pretrain": _pretrain(cfg, names["encoder"]), "name": names["encoder"]},
         "probe": lambda: _probe(cfg, names["encoder"]),
         "export": lambda: _export(cfg, names["encoder"]),
-        "adapt": lambda: _adapt(cfg, **names),
-        "evaluate": lambda: _adapt(cfg, **names),
+        "adapt": lambda: _adapt(cfg, names["task"], names["encoder"], names["shots"], names["seed"]),
+        "evaluate": lambda: _adapt(cfg, names["task"], names["encoder"], names["shots"], names["seed"]),
         "summary": lambda: {"evaluate": cfg.evaluate, "task": _task(cfg, names["task"])},
         "figures": lambda: {"figures": cfg.report.figures},
         "report": lambda: {"title": cfg.report.title},
     }
-    content = json.loads(json.dumps(makers[stage](), default=_plain))
+    try:
+        content = json.loads(json.dumps(makers[stage](), default=_plain))
+    except KeyError as error:
+        raise UserError(f"--{error.args[0]}: name an entry of the configuration") from error
     return {"stage": stage, "version": config.VERSIONS[stage], **content}
 
 
