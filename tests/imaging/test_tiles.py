@@ -38,9 +38,7 @@ def reader(volume):
 @pytest.mark.parametrize("batch", [1, 3])
 def test_equals_monai(net, shape, overlap, batch):
     volume = np.random.default_rng(0).random(shape, np.float32)
-    ours = tiles.segment(
-        reader(volume), shape, net, classes=CLASSES, window=WINDOW, overlap=overlap, batch=batch
-    )
+    ours = tiles.segment(reader(volume), shape, net, classes=CLASSES, window=WINDOW, overlap=overlap, batch=batch)
     logits = sliding_window_inference(
         torch.from_numpy(volume)[None, None], WINDOW, 2, net, overlap=overlap, mode="gaussian"
     )[0]

@@ -1,1 +1,25 @@
 """Labelled data sets: one file, one layout on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Case:
+    """One labelled scan as published.
+
+    Attributes:
+        case: its name in the data set.
+        patient: whose it is; the case's own name where the data set doesn't say.
+        split: train, val or test in the data set's own split; empty when it has none.
+        image: the CT.
+        labels: one mask per structure by name, or one map of ids.
+    """
+
+    case: str
+    patient: str
+    split: str
+    image: Path
+    labels: dict[str, Path] | Path

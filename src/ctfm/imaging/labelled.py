@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 
 from ctfm.errors import Quarantine
@@ -80,8 +81,8 @@ def _read(
     if not path.is_file():
         raise Quarantine("missing_image", f"{path.parent.name}/{path.name} is not there")
     image = read_image(path)
-    if not np.isfinite(image.array).all():
-        raise Quarantine("not_finite", f"{path.name}: {np.count_nonzero(~np.isfinite(image.array))} voxels")
+    if bad := _not_finite(path, image):
+        raise Quarantine("not_finite", f"{path.name}: {bad} voxels")
     if image.array.min() == image.array.max():
         raise Quarantine("empty_image", f"{path.name}: every voxel is {image.array.flat[0]}")
     limits = np.iinfo(np.int16)
@@ -90,3 +91,11 @@ def _read(
     if overlap:
         log.info("%s: %d voxels are in more than one mask; the later id has them", name, overlap)
     return Volume(hu, image.affine), label, overlap
+
+
+def _not_finite(path: Path, image: Volume) -> int:
+    """Count voxels that are no number. ITK reads those of a NIfTI file as zero, so nibabel is asked."""
+    array = image.array
+    if ".nii" in path.suffixes and nib.load(path).get_data_dtype().kind == "f":
+        array = np.asanyarray(nib.load(path).dataobj)
+    return int(np.count_nonzero(~np.isfinite(array)))

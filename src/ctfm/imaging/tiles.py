@@ -25,13 +25,13 @@ def starts(size: int, window: int, overlap: float) -> list[int]:
 
 
 def importance(window: Voxels, device: torch.device | str = "cpu") -> torch.Tensor:
-    """Return the Gaussian weight (z, y, x) of a window's voxels: 1 in the middle, at least 0.001."""
+    """Return the Gaussian weight (z, y, x) of a window's voxels: about 1 in the middle, at least 0.001."""
     axes = []
     for edge in window:
         distance = torch.arange(edge, dtype=torch.float32, device=device) - (edge - 1) / 2
         axes.append(torch.exp(-(distance**2) / (2 * (SIGMA * edge) ** 2)))
     weight = axes[0][:, None, None] * axes[1][:, None] * axes[2]
-    return (weight / weight.max()).clamp(min=LEAST_WEIGHT)
+    return weight.clamp(min=LEAST_WEIGHT)
 
 
 def segment(

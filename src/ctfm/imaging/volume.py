@@ -94,9 +94,11 @@ def read_image(path: Path | str) -> Volume:
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
-        raise Quarantine("unreadable", f"{path}: {str(error).strip().splitlines()[-1]}") from error
+        # tables must not hold paths of one machine
+        reason = str(error).strip().splitlines()[-1].replace(str(path), Path(path).name)
+        raise Quarantine("unreadable", f"{Path(path).name}: {reason}") from error
     if image.GetDimension() != 3:
-        raise Quarantine("not_3d", f"{path}: {image.GetDimension()} dimensions")
+        raise Quarantine("not_3d", f"{Path(path).name}: {image.GetDimension()} dimensions")
     return from_sitk(image)
 
 

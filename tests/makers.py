@@ -1,0 +1,80 @@
+"""Tiny labelled scans for tests: boxes of known HU in air, written by nibabel in RAS as published data are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from ctfm.imaging import store
+from ctfm.imaging.volume import Volume
+from ctfm.tasks import CaseFile
+
+# name: (HU, lowest voxel, highest voxel) as fractions of (x, y, z)
+BOXES = {
+    "liver": (110, (0.2, 0.3, 0.3), (0.5, 0.7, 0.6)),
+    "spleen": (250, (0.6, 0.4, 0.4), (0.8, 0.7, 0.7)),
+    "aorta": (500, (0.5, 0.5, 0.1), (0.6, 0.6, 0.9)),
+}
+
+
+def arrays(shape=(20, 24, 28), seed=0, names=tuple(BOXES)):
+    """Return the CT (x, y, z) in HU and a mask for each structure."""
+    rng = np.random.default_rng(seed)
+    image = np.full(shape, -1000.0)
+    body = tuple(slice(n // 10, n - n // 10) for n in shape)
+    image[body] = 0
+    masks = {}
+    for name in names:
+        hu, low, high = BOXES[name]
+        shift = rng.uniform(-0.04, 0.04, 3)
+        box = tuple(
+            slice(int((a + s) * n), int((b + s) * n)) for a, b, s, n in zip(low, high, shift, shape, strict=True)
+        )
+        mask = np.zeros(shape, np.uint8)
+        mask[box] = 1
+        masks[name] = mask
+        image[box] = hu
+    return np.rint(image + rng.normal(0, 5, shape)), masks
+
+
+def write_case(folder: Path, seed=0, affine=None, merged: dict[str, int] | None = None, **options) -> None:
+    """Write ct.nii.gz and segmentations/*.nii.gz (or label.nii.gz with the ids of ``merged``)."""
+    image, masks = arrays(seed=seed, **options)
+    affine = np.diag([1.5, 1.5, 1.5, 1.0]) if affine is None else affine
+    (folder / "segmentations").mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(image.astype(np.int16), affine), folder / "ct.nii.gz")
+    if merged:
+        label = sum(mask.astype(np.uint8) * merged[name] * (mask > 0) for name, mask in masks.items())
+        nib.save(nib.Nifti1Image(label.astype(np.uint8), affine), folder / "label.nii.gz")
+        return
+    for name, mask in masks.items():
+        nib.save(nib.Nifti1Image(mask, affine), folder / "segmentations" / f"{name}.nii.gz")
+
+
+def write_totalsegmentator(root: Path, splits: dict[str, str], separator=";") -> None:
+    """Write a data set in the layout of TotalSegmentator: {case: split}."""
+    root.mkdir(parents=True, exist_ok=True)
+    lines = [separator.join(("image_id", "age", "split"))]
+    for seed, (case, split) in enumerate(splits.items()):
+        write_case(root / case, seed)
+        lines.append(separator.join((case, "60", split)))
+    (root / "meta.csv").write_text("\n".join(lines) + "\n")
+
+
+def stored_cases(folder: Path, count: int, shape=(20, 24, 28)) -> list[CaseFile]:
+    """Write cases straight into the volume store."""
+    ids, groups = {"liver": 5, "spleen": 1, "aorta": 52}, {"liver": "organs", "spleen": "organs", "aorta": "cardiac"}
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])[[2, 1, 0, 3]]
+    made = []
+    for seed in range(count):
+        image, masks = arrays(shape[::-1], seed)
+        label = np.zeros(image.shape, np.uint8)
+        for name in sorted(masks, key=ids.__getitem__):
+            label[masks[name] > 0] = ids[name]
+        paths = folder / f"s{seed:04d}.b2nd", folder / f"s{seed:04d}_label.b2nd"
+        store.save(Volume(image.transpose(2, 1, 0).astype(np.int16), affine), paths[0])
+        store.save(Volume(label.transpose(2, 1, 0).copy(), affine), paths[1], {"ids": ids, "groups": groups})
+        made.append(CaseFile(f"s{seed:04d}", f"s{seed:04d}", *paths))
+    return made

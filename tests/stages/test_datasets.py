@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+from ctfm import plugins, resources, tables
+from ctfm.datasets import Case
+from ctfm.errors import UserError
+from ctfm.imaging import store
+from ctfm.stages.datasets import datasets
+from tests.makers import write_totalsegmentator
+
+SPLITS = {"s0000": "train", "s0001": "train", "s0002": "val", "s0003": "test", "s0004": "train"}
+
+
+def spec(root, split="official", spacing=(3, 3, 3)):
+    settings = {"kind": "totalsegmentator", "root": str(root), "split": split, "spacing_mm": spacing}
+    return json.dumps({"stage": "datasets", "version": 1, "name": "ts", "dataset": settings})
+
+
+@pytest.fixture
+def data(tmp_path):
+    write_totalsegmentator(tmp_path / "data", SPLITS)
+    return tmp_path / "data"
+
+
+def test_cases_are_stored_and_bad_ones_told(data, tmp_path):
+    (data / "s0001/ct.nii.gz").write_bytes(b"torn")
+    (data / "s0004/segmentations/liver.nii.gz").rename(data / "s0004/segmentations/hepar.nii.gz")
+    datasets(out=tmp_path / "out", spec=spec(data))
+    table = tables.read("cases", tmp_path / "out/cases.parquet").set_index("case")
+    assert table["split"].to_dict() == {"s0000": "train", "s0001": "", "s0002": "val", "s0003": "test", "s0004": ""}
+    assert table.loc["s0001", "reason"] == "unreadable"
+    assert table.loc["s0004", "reason"] == "unknown_label" and "hepar" in table.loc["s0004", "detail"]
+    good = table[table["status"] == "ok"]
+    assert set(good.index) == {"s0000", "s0002", "s0003"}
+    for _, row in good.iterrows():
+        assert store.open_volume(tmp_path / "out" / row["image"]).shape == tuple(row["shape"])
+        assert store.open_volume(tmp_path / "out" / row["label"]).shape == tuple(row["shape"])
+        assert list(row["labels"]) == ["spleen", "liver", "aorta"]
+    run = json.loads((tmp_path / "out/run.json").read_text())
+    assert run["cases"] == {"train": 1, "val": 1, "test": 1} and run["excluded"] == 2
+    assert "ctfm.datasets.totalsegmentator" in run["code"] and "ctfm.imaging.labels" in run["code"]
+    assert str(tmp_path) not in (tmp_path / "out/cases.parquet").read_bytes().decode("latin1")
+
+
+def test_a_second_run_reads_nothing_again(data, tmp_path, monkeypatch):
+    datasets(out=tmp_path / "out", spec=spec(data))
+    first = pd.read_parquet(tmp_path / "out/cases.parquet")
+    monkeypatch.setattr("ctfm.imaging.labelled.read_image", None)
+    datasets(out=tmp_path / "out", spec=spec(data))
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "out/cases.parquet"), first)
+
+
+def test_several_processes_make_the_same(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("CTFM_MACHINE", '{"loader_workers": 2}')
+    monkeypatch.setattr("ctfm.stages.datasets.CASES_PER_WORKER", 1)
+    datasets(out=tmp_path / "two", spec=spec(data))
+    monkeypatch.setenv("CTFM_MACHINE", '{"loader_workers": 0}')
+    datasets(out=tmp_path / "one", spec=spec(data))
+    two, one = (pd.read_parquet(tmp_path / name / "cases.parquet") for name in ("two", "one"))
+    pd.testing.assert_frame_equal(two, one)
+    assert (tmp_path / "two/volumes/s0000.b2nd").read_bytes() == (tmp_path / "one/volumes/s0000.b2nd").read_bytes()
+
+
+def test_a_list_takes_the_place_of_the_official_split(data, tmp_path, monkeypatch):
+    folder = tmp_path / "resources/splits"
+    folder.mkdir(parents=True)
+    (folder / "totalsegmentator_mine.csv").write_text("case,split\ns0003,train\ns0000,val\ns0001,test\ns0099,test\n")
+    monkeypatch.setattr(resources, "FOLDER", tmp_path / "resources")
+    datasets(out=tmp_path / "out", spec=spec(data, "mine"))
+    table = pd.read_parquet(tmp_path / "out/cases.parquet").set_index("case")
+    assert table.loc[["s0003", "s0000", "s0001"], "split"].tolist() == ["train", "val", "test"]
+    assert table.loc["s0099", ["status", "reason"]].tolist() == ["excluded", "absent"]
+    assert table.loc["s0002", ["status", "reason"]].tolist() == ["excluded", "not_in_split"]
+    (folder / "totalsegmentator_mine.csv").write_text("case,split\ns0003,training\n")
+    with pytest.raises(UserError, match=r"'training'.*must be one of train, val, test"):
+        datasets(out=tmp_path / "out", spec=spec(data, "mine"))
+
+
+def test_a_patient_in_two_splits_is_refused(data, tmp_path, monkeypatch):
+    plugin = plugins.get("datasets", "totalsegmentator")
+    twins = [
+        Case(c.case, "p1" if c.case in ("s0000", "s0003") else c.case, c.split, c.image, c.labels)
+        for c in plugin.cases(data)
+    ]
+    monkeypatch.setattr(plugin, "cases", lambda root: iter(twins))
+    with pytest.raises(UserError, match=r"patient 'p1' is in two splits, 'train' and 'test'"):
+        datasets(out=tmp_path / "out", spec=spec(data))
+
+
+def test_no_usable_case_is_an_error(data, tmp_path):
+    for case in SPLITS:
+        (data / case / "ct.nii.gz").unlink()
+    with pytest.raises(UserError, match=r"none of 5 cases is usable.*missing_image"):
+        datasets(out=tmp_path / "out", spec=spec(data))
+    with pytest.raises(UserError, match="no such folder"):
+        datasets(out=tmp_path / "out", spec=spec(tmp_path / "nowhere"))
+
+
+def test_the_real_abdomen(shared_data, tmp_path):
+    """A real scan with a merged map of ids, shared by three cases."""
+    root = tmp_path / "data"
+    for case in ("s0000", "s0001", "s0002"):
+        (root / case).mkdir(parents=True)
+        for old, new in (("abdomen_3mm", "ct"), ("abdomen_3mm_totalsegmentator_labels", "label")):
+            (root / case / f"{new}.nii.gz").symlink_to(shared_data / "nifti" / f"{old}.nii.gz")
+    (root / "meta.csv").write_text("image_id;split\ns0000;train\ns0001;val\ns0002;test\n")
+    datasets(out=tmp_path / "out", spec=spec(root))
+    table = pd.read_parquet(tmp_path / "out/cases.parquet")
+    assert (table["status"] == "ok").all()
+    assert len(table["labels"][0]) == 41 and "liver" in table["labels"][0]
