@@ -142,7 +142,9 @@ def write(table: pd.DataFrame, name: str, path: Path | str, facts: dict[str, Any
     schema = SCHEMAS[name]
     if set(table.columns) != set(schema.names):
         raise ValueError(f"table '{name}': columns differ: {sorted(set(table.columns) ^ set(schema.names))}")
-    arrow = pa.Table.from_pandas(table[schema.names], schema=schema, preserve_index=False)
+    lists = [field.name for field in schema if pa.types.is_list(field.type)]  # an empty one would look like numbers
+    table = table[schema.names].astype(dict.fromkeys(lists, object))
+    arrow = pa.Table.from_pandas(table, schema=schema, preserve_index=False)
     arrow = arrow.replace_schema_metadata({b"ctfm": json.dumps(facts or {}, sort_keys=True).encode()})
     with atomic(path) as temporary:
         pq.write_table(arrow, temporary)

@@ -40,8 +40,7 @@ def prepare(
     listed with its reason and stops nothing.
     """
     job = job_spec("prepare", spec, config)
-    chosen = tables.read("series", series)
-    chosen = chosen[chosen["shard"] == shard]
+    chosen = tables.read("series", series).query("shard == @shard")
     folder, machine = files.ensure_folder(out / f"shard={shard:05d}"), specs.machine()
     sources = zip(chosen["SeriesInstanceUID"], chosen["series_aws_url"], strict=True)
     keys = {str(uid): convert.key(job, str(url)) for uid, url in sources}
@@ -87,7 +86,7 @@ def index(
 def _reuse(folder: Path, keys: dict[str, str]) -> dict[str, dict[str, Any]]:
     """Return the rows of volumes that an earlier run finished; remove all else that it left."""
     made = {}
-    for path in sorted(folder.glob("*.b2nd")) + sorted(folder.glob(".*.b2nd")):
+    for path in sorted(folder.glob("*.b2nd")):
         try:
             made[path.stem] = convert.describe(path, keys[path.stem]) | {"path": f"{folder.name}/{path.name}"}
         except (Quarantine, KeyError):

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from ctfm.errors import Quarantine
+from ctfm.imaging import geometry
+
+SLOPE = np.array([3.0, -2.0, 4.0])  # HU per mm along (L, P, S)
+PIXEL = (0.8, 1.1)
+
+
+def scene(offsets: np.ndarray, seed: int) -> tuple[geometry.Stack, np.ndarray]:
+    """Slices of a field that is linear in the world, displaced by ``offsets`` (n, 3: right, down, normal; mm)."""
+    axes = Rotation.random(random_state=seed).as_matrix()
+    places = np.array([10.0, -20, 30]) + offsets @ axes.T
+    slices = geometry.stack(places, np.concatenate([axes[:, 0], axes[:, 1]]), PIXEL)
+    rows, columns = np.mgrid[:12, :14]
+    plane = rows[..., None] * PIXEL[0] * axes[:, 1] + columns[..., None] * PIXEL[1] * axes[:, 0]
+    array = np.array([np.rint((plane + place) @ SLOPE) for place in places[slices.order]], dtype=np.int16)
+    return slices, array
+
+
+OFFSETS = {
+    "regular": np.stack([np.zeros(9), np.zeros(9), np.arange(9) * 2.0], 1),
+    "tilted": np.stack([np.zeros(9), np.arange(9) * 0.7, np.arange(9) * 2.0], 1),
+    "tilted backwards": np.stack([np.zeros(9), -np.arange(9) * 0.7, np.arange(9) * 2.0], 1),
+    "moved sideways": np.stack([[0, 0, 0, 1.3, 1.3, -2, -2, 0, 0], np.zeros(9), np.arange(9) * 2.0], 1),
+    "uneven and tilted": np.stack([np.arange(9) * -0.3, np.arange(9) * 0.5, np.cumsum([0, 2, 2, 2, 3, 3, 3, 1, 2])], 1),
+}
+
+
+@pytest.mark.parametrize("name", OFFSETS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_linear_field_stays_where_it_is(name: str, seed: int) -> None:
+    """Linear interpolation is exact on a linear field, so every voxel's value tells where it truly lies."""
+    offsets = np.random.default_rng(seed).permutation(OFFSETS[name])
+    slices, array = scene(offsets, seed)
+    geometry.check(slices, (12, 14), 8.0)
+    volume = geometry.assemble(array, slices)
+    index = np.stack(np.meshgrid(*map(np.arange, volume.shape), indexing="ij"), axis=-1)
+    low, high = np.floor(slices.shifts.min(axis=0)), slices.shifts.max(axis=0)
+    start, stop = np.ceil(high - low).astype(int), np.floor(slices.shifts.min(axis=0) - low + [11, 13]).astype(int)
+    common = (slice(None), slice(start[0], stop[0] + 1), slice(start[1], stop[1] + 1))  # where every slice reaches
+    assert volume.array[common].size >= 9 * 4 * 9
+    assert np.abs(volume.array - volume.world(index) @ SLOPE)[common].max() <= 1.0
+    gram = volume.affine[:3, :3].T @ volume.affine[:3, :3]
+    np.testing.assert_allclose(gram, np.diag(np.square(volume.spacing)), atol=1e-9)
+
+
+def test_regular_slices_are_not_copied_and_sorted_by_place() -> None:
+    slices, array = scene(OFFSETS["regular"][::-1], 0)
+    assert slices.order.tolist() == list(range(9))[::-1]
+    assert geometry.assemble(array, slices).array is array
+    assert slices.even and slices.straight and slices.tilt_degrees == pytest.approx(0, abs=1e-6)
+
+
+def test_no_slice_is_cut_off() -> None:
+    slices, array = scene(OFFSETS["tilted"], 0)
+    volume = geometry.assemble(array, slices)
+    assert volume.shape == (9, 12 + 7, 14)  # 5.6 mm are 7 pixels
+    assert slices.tilt_degrees == pytest.approx(np.degrees(np.arctan(0.35)))
+    assert (volume.array[4, :3] == -1024).all()
+
+
+@pytest.mark.parametrize(
+    ("heights", "ratio", "code"),
+    [
+        ([0, 1, 2, 2, 3, 4], 8, "duplicate_slices"),
+        ([0, 1, 2, 4, 5, 6], 8, "missing_slice"),
+        ([0, 1, 2, 5, 6, 7], 8, "missing_slice"),
+        ([0, 1, 2, 4.5, 5.5, 6.5], 2, "uneven_spacing"),
+        ([0, 1, 2, 4.5, 5.5, 6.5], 8, None),
+        ([0, 1, 2, 3, 5, 7, 9, 11], 8, None),  # two parts of a protocol, nothing is lost
+        ([0, 600, 1200, 1800, 2400, 3000, 3600], 8, "bad_geometry"),
+    ],
+)
+def test_distances(heights: list[float], ratio: float, code: str | None) -> None:
+    slices, _ = scene(np.array(heights)[:, None] * [0, 0, 1.0], 3)
+    if code is None:
+        geometry.check(slices, (12, 14), ratio)
+        return
+    with pytest.raises(Quarantine) as caught:
+        geometry.check(slices, (12, 14), ratio)
+    assert caught.value.code == code
+
+
+def test_directions_that_are_none() -> None:
+    places = np.arange(9).reshape(3, 3).astype(float)
+    for orientation, pixel in [
+        ([1, 0, 0, 1, 0, 0], PIXEL),
+        ([0] * 6, PIXEL),
+        ([2, 0, 0, 0, 2, 0], PIXEL),
+        ([1, 0, 0, 0, 1, np.nan], PIXEL),
+        ([1, 0, 0, 0, 1, 0], (0.0, 1.0)),
+        ([1, 0, 0, 0, 1, 0], (1.0, 100.0)),
+    ]:
+        with pytest.raises(Quarantine) as caught:
+            geometry.stack(places, np.array(orientation, dtype=float), pixel)
+        assert caught.value.code == "bad_geometry"
