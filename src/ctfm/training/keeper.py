@@ -28,7 +28,19 @@ Validate = Callable[[lightning.LightningModule], dict[str, float]]
 
 @dataclass(frozen=True)
 class Plan:
-    """The arguments of ``fit``."""
+    """The arguments of ``fit``.
+
+    Attributes:
+        steps: optimiser steps in all.
+        steps_per_epoch: an epoch is so many steps: then a row is written and last.ckpt is saved.
+        folder: gets ``metrics.csv`` and ``checkpoints/{last,epoch=NNNN,best}.ckpt``.
+        fingerprint: digest of settings and data; only checkpoints that carry it are resumed.
+        checkpoint_every: keep a checkpoint every so many epochs and at the end; None: last.ckpt alone.
+        validate: called on the first rank with the module in evaluation mode, without gradients.
+        validate_every: epochs between calls of ``validate``; the last epoch is always validated.
+        best: key of ``validate``'s result; the checkpoint of its largest value is kept as best.ckpt.
+        accumulate: batches in one optimiser step.
+    """
 
     steps: int
     steps_per_epoch: int

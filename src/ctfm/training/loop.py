@@ -44,19 +44,10 @@ def fit(
 
     Args:
         module: ``training_step`` returns a dict with ``loss`` and, if wanted, further scalars to record. What it
-            draws at random must depend on ``self.global_step`` (and ``batch_idx % accumulate``) alone.
-            Its weights are those of the last step when this returns.
+            draws at random must depend on ``self.global_step`` and the batch alone. Ends with the last step's weights.
         loader: called with the first step to do; yields ``accumulate`` batches for each optimiser step.
             A batch is a dict; its ``names`` (list of series or cases) are counted, and named in errors.
-        steps: optimiser steps in all.
-        steps_per_epoch: an epoch is so many steps: then a row is written and last.ckpt is saved.
-        folder: gets ``metrics.csv`` and ``checkpoints/{last,epoch=NNNN,best}.ckpt``.
-        fingerprint: digest of settings and data; only checkpoints that carry it are resumed.
-        checkpoint_every: keep a checkpoint every so many epochs and at the end; None: last.ckpt alone.
-        validate: called on the first rank with the module in evaluation mode, without gradients.
-        validate_every: epochs between calls of ``validate``; the last epoch is always validated.
-        best: key of ``validate``'s result; the checkpoint of its largest value is kept as best.ckpt.
-        accumulate: batches in one optimiser step.
+        steps: and the arguments after it: see ``Plan``.
 
     Returns:
         Facts for run.json: steps, samples, seconds, gpu_hours, hardware, resumed_from, last, best.
@@ -68,22 +59,7 @@ def fit(
     plan = Plan(
         steps, steps_per_epoch, folder, fingerprint, checkpoint_every, validate, validate_every, best, accumulate
     )
-    start = checkpoints.newest(plan.checkpoints, fingerprint)
-    progress = checkpoints.progress(start) if start else Progress(fingerprint)
-    if start and progress.step >= steps:
-        log.info("finished before: step %d of %d in %s", progress.step, steps, start.name)
-        module.load_state_dict(checkpoints.read(start)["state_dict"])
-        write_history(progress.history, folder)
-        return _facts(plan, progress)
-    if start:
-        log.info("resuming at step %d of %d from %s", progress.step, steps, start.name)
-        progress.resumed.append(progress.step)
-    ensure_folder(plan.checkpoints)
-    _quiet()
-    _trainer(plan, Keeper(plan, progress)).fit(module, _Batches(loader, progress), ckpt_path=start, weights_only=True)
-    if progress.step < steps:
-        raise RuntimeError(f"the loader ended at step {progress.step} of {steps}")
-    return _facts(plan, progress)
+    return _run(module, loader, plan)
 
 
 def devices() -> int:
@@ -104,6 +80,25 @@ def precision() -> str:
     if not torch.cuda.is_available():
         return "32-true"
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+
+
+def _run(module: lightning.LightningModule, loader: Loader, plan: Plan) -> dict[str, Any]:
+    start = checkpoints.newest(plan.checkpoints, plan.fingerprint)
+    progress = checkpoints.progress(start) if start else Progress(plan.fingerprint)
+    if start and progress.step >= plan.steps:
+        log.info("finished before: step %d of %d in %s", progress.step, plan.steps, start.name)
+        module.load_state_dict(checkpoints.read(start)["state_dict"])
+        write_history(progress.history, plan.folder)
+        return _facts(plan, progress)
+    if start:
+        log.info("resuming at step %d of %d from %s", progress.step, plan.steps, start.name)
+        progress.resumed.append(progress.step)
+    ensure_folder(plan.checkpoints)
+    _quiet()
+    _trainer(plan, Keeper(plan, progress)).fit(module, _Batches(loader, progress), ckpt_path=start, weights_only=True)
+    if progress.step < plan.steps:
+        raise RuntimeError(f"the loader ended at step {progress.step} of {plan.steps}")
+    return _facts(plan, progress)
 
 
 class _Batches:
