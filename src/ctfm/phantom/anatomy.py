@@ -16,13 +16,18 @@ import pandas as pd
 
 from ctfm import resources
 from ctfm.imaging.volume import Volume
-from ctfm.phantom import _bones, _organs, _scanner, _trunk
-from ctfm.phantom._shapes import Canvas, Warp
-from ctfm.phantom._trunk import FAT, WALL_Y, WALL_Z
+from ctfm.phantom import bones, organs, scanner, trunk
+from ctfm.phantom.shapes import Canvas, Warp
+from ctfm.phantom.trunk import FAT, WALL_Y
 
-Region = Literal["chest", "abdomen", "trunk"]
-# Height (reference mm) of the middle of a scan.
-MIDDLE = {"chest": 130.0, "abdomen": -60.0, "trunk": -10.0}
+Region = Literal["chest", "upper", "abdomen", "trunk"]
+# Where a scan is: height of its middle, and the length that holds the region; reference mm.
+REGIONS: dict[str, tuple[float, float]] = {
+    "chest": (125.0, 310.0),
+    "upper": (90.0, 390.0),
+    "abdomen": (-105.0, 390.0),
+    "trunk": (-10.0, 540.0),
+}
 PHASES = ("native", "arterial", "portal")
 ENHANCED = {  # native, arterial, portal
     "blood": (44, 300, 160),
@@ -128,7 +133,7 @@ def draw(rng: np.random.Generator) -> Body:
 
 def render(
     body: Body,
-    scan: _scanner.Scan,
+    scan: scanner.Scan,
     rng: np.random.Generator,
     shape: Sequence[int],
     affine: np.ndarray,
@@ -147,11 +152,11 @@ def render(
     """
     ids, shapes = labels(), np.random.default_rng(body.seed)
     canvas = Canvas(shape, affine, body.warp)
-    trunk = _trunk.paint(canvas, body, ids, shapes)
-    _organs.paint(canvas, body, trunk, ids, shapes)
-    _bones.paint(canvas, body, trunk, ids, shapes)
-    _scanner.table(canvas.hu, affine, scan, body.depth_mm)
-    return Volume(_scanner.acquire(canvas.hu, affine, scan, rng), affine), Volume(canvas.label, affine)
+    masks = trunk.paint(canvas, body, ids, shapes)
+    organs.paint(canvas, body, masks, ids, shapes)
+    bones.paint(canvas, body, masks, ids, shapes)
+    scanner.table(canvas.hu, affine, scan, body.depth_mm)
+    return Volume(scanner.acquire(canvas.hu, affine, scan, rng), affine), Volume(canvas.label, affine)
 
 
 def case(
@@ -174,7 +179,7 @@ def case(
         HU as int16 and labels as uint8 (TotalSegmentator v2 ids); axes run (S, P, L).
     """
     body = body or draw(rng)
-    scan = _scanner.draw(rng)
+    scan = scanner.draw(rng)
     return render(body, scan, rng, shape, upright(body, shape, spacing_mm, region, rng))
 
 
@@ -189,7 +194,8 @@ def upright(
     spacing = np.asarray(spacing_mm, float)
     affine = np.zeros((4, 4))
     affine[2, 0], affine[1, 1], affine[0, 2], affine[3, 3] = *spacing, 1
-    middle = np.array([rng.uniform(-6, 6), rng.uniform(0, 14), MIDDLE[region] * body.warp.scale[2] + rng.uniform(-10, 10)])
+    height = REGIONS[region][0] * body.warp.scale[2]
+    middle = np.array([rng.uniform(-6, 6), rng.uniform(0, 14), height + rng.uniform(-8, 8)])
     affine[:3, 3] = middle - affine[:3, :3] @ ((np.asarray(shape) - 1) / 2)
     return affine
 

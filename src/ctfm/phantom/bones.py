@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ctfm.phantom._shapes import Canvas, turned
-from ctfm.phantom._trunk import CAVITY_BACK, CAVITY_X, CAVITY_Y, CAVITY_Z, Trunk, profile
+from ctfm.phantom.shapes import Canvas, turned
+from ctfm.phantom.trunk import CAVITY_BACK, CAVITY_X, CAVITY_Y, CAVITY_Z, Trunk, profile
 
 if TYPE_CHECKING:
     from ctfm.phantom.anatomy import Body
@@ -76,6 +76,7 @@ def _spine(canvas: Canvas, body: Body, ids: Mapping[str, int]) -> None:
 def _ribs(canvas: Canvas, body: Body, trunk: Trunk, ids: Mapping[str, int]) -> None:
     """Paint twelve ribs a side along the wall of the chest, their cartilages and the sternum."""
     ends = (2.3, 2.45, 2.5, 2.5, 2.5, 2.5, 2.45, 2.35, 2.2, 2.0, 1.5, 1.1)
+    front = trunk.body & (canvas.label == 0)
     for rib, end in enumerate(ends, start=1):
         start = centre_of(f"T{rib}") + 4
         drop = (26, 40, 52, 60, 66, 70, 72, 72, 70, 64, 42, 26)[rib - 1]
@@ -87,11 +88,14 @@ def _ribs(canvas: Canvas, body: Body, trunk: Trunk, ids: Mapping[str, int]) -> N
             if rib <= 10:
                 rise = start - drop + (0, 0, 4, 12, 22, 34, 46, 52, 50, 46)[rib - 1]
                 near = 2.95 if rib <= 7 else 2.75
-                path = [_on_wall(sign, t, np.interp(t, (end, near), (start - drop, rise))) for t in np.linspace(end, near, 5)]
-                canvas.tube(path, 5.0, 115, ids["costal_cartilages"], within=trunk.body & (canvas.label == 0))
-    path = [_on_wall(1, np.pi, z) + (0, -1, 0) for z in (215, 190, 160, 130, 100)]
+                path = [
+                    _on_wall(sign, t, np.interp(t, (end, near), (start - drop, rise)))
+                    for t in np.linspace(end, near, 5)
+                ]
+                canvas.tube(path, 5.0, 115, ids["costal_cartilages"], within=front)
+    path = np.array([_on_wall(1, np.pi, z) for z in (215, 190, 160, 130, 100)])
     for shift in (-9, 0, 9):
-        canvas.tube([p + (shift, 0, 0) for p in path], 6.0, body.hu["cortical"], ids["sternum"], within=trunk.body)
+        canvas.tube(path + np.array([shift, -1, 0]), 6.0, body.hu["cortical"], ids["sternum"], within=trunk.body)
     canvas.tube(path, 3.5, body.hu["spongy"], within=trunk.body)
 
 
@@ -105,7 +109,9 @@ def _on_wall(sign: int, angle: float, z: float) -> np.ndarray:
 def _shoulders(canvas: Canvas, body: Body, trunk: Trunk, ids: Mapping[str, int]) -> None:
     for side, sign in SIDES:
         blade = turned("z", sign * -38) @ turned("x", -8)
-        canvas.ellipsoid((sign * 98, 66, 178), (46, 5.5, 62), body.hu["cortical"], ids[f"scapula_{side}"], blade, trunk.wall)
+        canvas.ellipsoid(
+            (sign * 98, 66, 178), (46, 5.5, 62), body.hu["cortical"], ids[f"scapula_{side}"], blade, trunk.wall
+        )
         canvas.tube([(sign * 75, 78, 215), (sign * 132, 30, 246)], 5.5, body.hu["cortical"], ids[f"scapula_{side}"])
         collar = [(sign * 16, -62, 226), (sign * 70, -60, 246), (sign * 122, -14, 254)]
         canvas.tube(collar, 6, body.hu["cortical"], ids[f"clavicula_{side}"], trunk.body)
@@ -120,7 +126,13 @@ def _muscles(canvas: Canvas, body: Body, trunk: Trunk, ids: Mapping[str, int]) -
     behind = trunk.wall & ~trunk.cavity
     for side, sign in SIDES:
         back = [(sign * 30, spine_y(z) + 34, z) for z in (245, 180, 100, 20, -60, -130, -190)]
-        psoas = [(sign * 34, 36, -40), (sign * 44, 32, -120), (sign * 66, 12, -190), (sign * 88, -28, -240), (sign * 92, -8, -285)]
+        psoas = [
+            (sign * 34, 36, -40),
+            (sign * 44, 32, -120),
+            (sign * 66, 12, -190),
+            (sign * 88, -28, -240),
+            (sign * 92, -8, -285),
+        ]
         shapes = (
             ("tube", f"autochthon_{side}", (back, [14, 17, 21, 24, 25, 23, 12]), behind),
             ("tube", f"iliopsoas_{side}", (psoas, [9, 20, 22, 19, 12]), trunk.wall),

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ctfm.phantom._bones import SIDES, spine_y
-from ctfm.phantom._shapes import Canvas, turned
-from ctfm.phantom._trunk import Trunk, dome
+from ctfm.phantom.bones import SIDES, spine_y
+from ctfm.phantom.shapes import Canvas, turned
+from ctfm.phantom.trunk import Trunk, dome
 
 if TYPE_CHECKING:
     from ctfm.phantom.anatomy import Body
@@ -37,17 +37,30 @@ def _bowel(canvas: Canvas, body: Body, trunk: Trunk, ids: Mapping[str, int], rng
         loop = rng.uniform((-78, -56, -200), (78, 12, -105), (6, 3))
         canvas.tube(loop, 13, 48, ids["small_bowel"], trunk.belly)
         canvas.tube(loop, 9, 22, within=trunk.belly)
-        canvas.tube(loop[:2] + (0, -4, 0), 4, GAS, within=trunk.belly)
+        canvas.tube(loop[:2] + np.array([0, -4, 0]), 4, GAS, within=trunk.belly)
     path = np.array(
-        [(-92, 0, -178), (-96, 12, -120), (-92, 8, -72), (-70, -38, -84), (0, -52, -112 - body.colon_sag_mm), (66, -38, -84)]
-        + [(92, 6, -52), (96, 20, -110), (94, 14, -170), (62, -8, -200), (12, 12, -196), (0, 46, -222), (0, 48, -262)],
+        [
+            (-92, 0, -178),
+            (-96, 12, -120),
+            (-92, 8, -72),
+            (-70, -38, -84),
+            (0, -52, -112 - body.colon_sag_mm),
+            (66, -38, -84),
+            (92, 6, -52),
+            (96, 20, -110),
+            (94, 14, -170),
+            (62, -8, -200),
+            (12, 12, -196),
+            (0, 46, -222),
+            (0, 48, -262),
+        ],
         float,
     ) + rng.normal(0, 3, (13, 3))
     wall = [24, 23, 21, 19, 19, 19, 18, 17, 16, 15, 15, 16, 14]
     canvas.tube(path, wall, 50, ids["colon"], trunk.cavity)
     canvas.tube(path, np.array(wall) - 4, 15 + 25 * rng.random(), within=trunk.cavity)
     for part in (slice(0, 3), slice(3, 6), slice(6, 8)):
-        canvas.tube(path[part] + (0, -5, 0), rng.uniform(6, 11), GAS, within=trunk.cavity)
+        canvas.tube(path[part] + np.array([0, -5, 0]), rng.uniform(6, 11), GAS, within=trunk.cavity)
 
 
 def _stomach(canvas: Canvas, body: Body, trunk: Trunk, ids: Mapping[str, int], rng: np.random.Generator) -> None:
@@ -65,7 +78,9 @@ def _stomach(canvas: Canvas, body: Body, trunk: Trunk, ids: Mapping[str, int], r
     canvas.tube(head, [15, 11, 11, 8], body.hu["pancreas"], ids["pancreas"], trunk.belly)
 
 
-def _liver_and_spleen(canvas: Canvas, body: Body, trunk: Trunk, ids: Mapping[str, int], rng: np.random.Generator) -> None:
+def _liver_and_spleen(
+    canvas: Canvas, body: Body, trunk: Trunk, ids: Mapping[str, int], rng: np.random.Generator
+) -> None:
     lean = turned("y", -12) @ turned("x", rng.uniform(8, 22))
     size = np.array([28, 40, 50]) * body.spleen
     canvas.ellipsoid((92, 34, -2), size, body.hu["spleen"], ids["spleen"], lean, trunk.belly, bend=0.15)
@@ -102,7 +117,7 @@ def _kidneys(canvas: Canvas, body: Body, trunk: Trunk, ids: Mapping[str, int], r
         gland = [(sign * 36, 32, 4), (sign * 42, 38, -10), (sign * 50, 34, -14)]
         canvas.tube(gland, 4.5, body.hu["muscle"] - 10, ids[f"adrenal_gland_{side}"], trunk.belly)
         if body.cysts[0 if sign > 0 else 1]:
-            spot = centre + (sign * 20, rng.uniform(-12, 8), rng.uniform(-25, 25))
+            spot = centre + np.array([sign * 20, rng.uniform(-12, 8), rng.uniform(-25, 25)])
             radius = rng.uniform(9, 15)
             canvas.ellipsoid(spot, (radius,) * 3, 6, ids[f"kidney_cyst_{side}"], within=trunk.belly)
 
@@ -139,7 +154,9 @@ def _heart(canvas: Canvas, body: Body, ids: Mapping[str, int], rng: np.random.Ge
 def _arteries(canvas: Canvas, body: Body, ids: Mapping[str, int]) -> None:
     blood, wide = body.hu["blood"], body.vessel
     arch = [(2, -22, 116), (-14, -26, 148), (-10, -18, 180), (6, 2, 192), (22, 24, 182), (26, 34, 160)]
-    down = [(26, spine_y(z) - 8 + 6, z) for z in (150, 110, 60)] + [(14, spine_y(z) - 24, z) for z in (10, -40, -90, -128)]
+    down = [(26, spine_y(z) - 8 + 6, z) for z in (150, 110, 60)] + [
+        (14, spine_y(z) - 24, z) for z in (10, -40, -90, -128)
+    ]
     canvas.tube(arch, 13.5 * wide, blood, ids["aorta"])
     canvas.tube([arch[-1], *down], [11.5, 11.5, 11, 10.5, 10, 9, 8.5, 8] * np.array(wide), blood, ids["aorta"])
     top = {

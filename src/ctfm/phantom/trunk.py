@@ -1,6 +1,6 @@
 """The trunk of a phantom: outline, fat, muscle, the body cavity, the diaphragm and the lungs.
 
-Everything is a function of reference coordinates (see ``_shapes``), so that organs can be painted inside of it.
+Everything is a function of reference coordinates (see ``shapes``), so that organs can be painted inside of it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ctfm.phantom._shapes import Canvas
+from ctfm.phantom.shapes import Canvas
 
 if TYPE_CHECKING:
     from ctfm.phantom.anatomy import Body
@@ -56,7 +56,9 @@ def paint(canvas: Canvas, body: Body, ids: Mapping[str, int], rng: np.random.Gen
     fat = profile(z, WALL_Z, FAT) * np.float32(body.fat_mm)
     wall = _oval(x, y, width, depth) <= 1
     skin = _oval(x, y, width + fat, depth + fat) <= 1
-    chest = _oval(x, y - profile(z, CAVITY_Z, CAVITY_BACK), profile(z, CAVITY_Z, CAVITY_X), profile(z, CAVITY_Z, CAVITY_Y))
+    chest = _oval(
+        x, y - profile(z, CAVITY_Z, CAVITY_BACK), profile(z, CAVITY_Z, CAVITY_X), profile(z, CAVITY_Z, CAVITY_Y)
+    )
     everything = (slice(None), slice(None), slice(None))
     canvas.fill(everything, skin, body.hu["fat"])
     canvas.fill(everything, wall, body.hu["muscle"])

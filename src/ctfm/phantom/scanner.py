@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from ctfm.phantom._shapes import patient_axes
+from ctfm.phantom.shapes import patient_axes
 
 
 @dataclass(frozen=True)
