@@ -59,25 +59,20 @@ def save_encoder(
         kind: architecture: a file in src/ctfm/encoders.
         options: its settings.
         state: its whole state dict, buffers included; floating tensors are stored as float32.
-        facts: JSON-like provenance; ``trained_on`` (a sentence) goes into the card too.
-        preprocess: how scans become its input; by default the architecture's own.
+        facts: provenance; ``trained_on`` (a sentence) goes into the card too.
+        preprocess: how scans become its input; by default as ``kind`` has it.
 
     Raises:
         UserError: the state is not that of this architecture.
     """
     folder, plugin, settings = ensure_folder(folder), plugins.get("encoders", kind), _settings(kind, options)
+    preprocess = preprocess or plugin.PREPROCESS
     with torch.device("meta"):
         _compare(plugin.build(settings).state_dict(), state, f"encoder '{name}'")
-    preprocess = preprocess or plugin.PREPROCESS
-    with atomic(folder / CONFIG) as temporary:
-        # Byte for byte what huggingface_hub writes: sorted keys, no newline at the end.
+    with atomic(folder / CONFIG) as temporary:  # byte for byte what huggingface_hub writes
         temporary.write_text(json.dumps(plugin.hub_config(settings), sort_keys=True, indent=2))
-    about = {
-        "kind": kind,
-        "options": settings.model_dump(mode="json"),
-        "preprocess": preprocess.model_dump(mode="json"),
-    }
-    write_json({**about, "name": name, "facts": dict(facts)}, folder / PREPROCESSING)
+    about = {"options": settings.model_dump(mode="json"), "preprocess": preprocess.model_dump(mode="json")}
+    write_json({"name": name, "kind": kind, **about, "facts": dict(facts)}, folder / PREPROCESSING)
     with atomic(folder / CARD) as temporary:
         temporary.write_text(_card(name, kind, preprocess, facts))
     with atomic(folder / WEIGHTS) as temporary:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from monai.networks.nets.segresnet_ds import SegResEncoder, SegResNetDS
 from pydantic import Field
 from torch import nn
@@ -15,6 +16,7 @@ from ctfm.config import Strict
 from ctfm.imaging.preprocess import Preprocess
 
 PREPROCESS = Preprocess()
+FORMAT = torch.channels_last_3d  # a third faster or more than the other order; the values are the same
 multiple = 16  # voxels along each axis that a segmenter's input must be divisible by
 
 
@@ -30,7 +32,7 @@ def build(settings: Settings) -> nn.Module:
 
     Its ``channels`` lists the channels of the maps; map k is 2^k times coarser than the input.
     """
-    encoder: Any = SegResEncoder(**hub_config(settings))
+    encoder: Any = SegResEncoder(**hub_config(settings)).to(memory_format=FORMAT)
     encoder.channels = [settings.init_filters * 2**level for level in range(len(settings.blocks_down))]
     return encoder
 
@@ -40,7 +42,7 @@ def segmenter(settings: Settings, classes: int) -> nn.Module:
 
     In training it returns four logit maps, finest first; in evaluation the finest alone: (B, classes, Z, Y, X).
     """
-    return SegResNetDS(**hub_config(settings), out_channels=classes, dsdepth=4)
+    return SegResNetDS(**hub_config(settings), out_channels=classes, dsdepth=4).to(memory_format=FORMAT)
 
 
 def hub_config(settings: Settings) -> dict[str, Any]:

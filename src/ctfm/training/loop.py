@@ -42,12 +42,13 @@ def fit(
 ) -> dict[str, Any]:
     """Train, or go on where an earlier start of the same run stopped; a finished run returns at once.
 
-    Args:
-        module: ``training_step`` returns a dict with ``loss`` and, if wanted, further scalars to record. What it
-            draws at random must depend on ``self.global_step`` and the batch alone. Ends with the last step's weights.
-        loader: called with the first step to do; yields ``accumulate`` batches for each optimiser step.
-            A batch is a dict; its ``names`` (list of series or cases) are counted, and named in errors.
-        steps: and the arguments after it: see ``Plan``.
+    ``module.training_step`` returns a dict with ``loss`` and, if wanted, further scalars to record. What it draws at
+    random must depend on ``module.global_step`` and the batch alone. It ends with the weights of the last step.
+
+    ``loader`` is called with the first step to do, and yields ``accumulate`` batches for each optimiser step. A batch
+    is a dict; its ``names`` (list of series or cases) are counted, and named in errors.
+
+    The other arguments are explained at ``Plan``.
 
     Returns:
         Facts for run.json: steps, samples, seconds, gpu_hours, hardware, resumed_from, last, best.
