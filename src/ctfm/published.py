@@ -39,13 +39,7 @@ def arm(encoder: str) -> str:
     return next((name for name in OURS if encoder == name or encoder.startswith((f"{name}_", f"{name}-"))), encoder)
 
 
-def value(rows: pd.DataFrame, **key: str) -> float:
-    """Return the published value for one setting, or NaN.
-
-    Args:
-        rows: from ``comparable``.
-        key: encoder, reference, shots, group and metric, with our names of the encoders.
-    """
-    wanted = {**key, "encoder": arm(key["encoder"]), "reference": arm(key["reference"])}
-    found = rows[(rows[list(wanted)] == pd.Series(wanted)).all(axis=1)]
-    return float(found.value.iloc[0]) if len(found) else float("nan")
+def values(dataset: str, cases: int) -> dict[tuple[str, ...], float]:
+    """Return the comparable values by (encoder, reference, shots, group, metric), encoders as the paper's arms."""
+    rows = comparable(dataset, cases)
+    return dict(zip(rows[KEY].itertuples(index=False, name=None), rows.value, strict=True))

@@ -1,0 +1,43 @@
+"""The numbers of the paper: complete, well formed, and shown only beside the same data."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from ctfm import published
+from tests.conftest import ROOT
+
+
+def test_rows_are_unique_and_intervals_hold_their_value():
+    table = published.table()
+    assert table.id.is_unique
+    assert not table.duplicated(["dataset", *published.KEY]).any()
+    assert (table[["place", "dataset", "metric", "source"]] != "").all(axis=None)
+    bounded = table.dropna(subset=["low"])
+    assert ((bounded.low <= bounded.value) & (bounded.value <= bounded.high)).all()
+
+
+def test_printed_numbers_stand_in_the_text():
+    text = ROOT.parent / "shared" / "paper.txt"
+    if not text.is_file():
+        pytest.skip("the text of the paper is not beside this checkout")
+    words = set(re.findall(r"\d+(?:\.\d+)?", re.sub(r"(?<=\d),(?=\d{3})", "", text.read_text())))
+    table = published.table()
+    printed = table[(table.source == "paper") | table.source.str.contains("quoted")]
+    for row in printed.itertuples():
+        written = {f"{row.value:g}", f"{row.value:.3f}", f"{row.value:.2f}", f"{100 * row.value:.1f}"}
+        assert words & written, row.id
+
+
+def test_comparable_needs_the_name_and_the_number_of_cases():
+    assert published.values("phantoms", 248) == {}
+    assert published.values("totalsegmentator", 3) == {}
+    assert published.values("totalsegmentator", 248)["ctfm", "", "all", "all", "dice"] == 0.8981
+
+
+def test_arms_answer_to_the_papers_names():
+    assert published.arm("ctfm_published") == "ctfm"
+    assert published.arm("random") == "random"
+    assert published.arm("ctfmx") == "ctfmx"
