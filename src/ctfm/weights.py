@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,49 @@ from ctfm.files import atomic, ensure_folder, need_file, read_json, write_json
 from ctfm.imaging.preprocess import Preprocess
 
 CONFIG, WEIGHTS, PREPROCESSING, CARD = "config.json", "model.safetensors", "preprocessing.json", "README.md"
+
+CARD_TEXT = """\
+---
+library_name: project-lighter
+tags: [lighter, ctfm, computed-tomography]
+---
+# {name}
+
+An encoder of CT volumes ({kind}). {trained}
+
+## Input
+
+1. Orient the scan {orientation}: array axes (z, y, x) run to the superior, posterior and left side.
+2. Resample to {spacing} mm (z, y, x). The encoder was trained at this spacing; others are outside of what it saw.
+3. Map {low} to {high} HU onto 0 to 1 and clip. No other normalisation.
+4. Feed (batch, 1, z, y, x); it was trained on patches of {patch} voxels.
+
+The same is in `preprocessing.json`, which `ctfm` applies by itself.
+
+## Use
+
+```python
+from ctfm.weights import load_encoder
+
+loaded = load_encoder("FOLDER")   # loaded.module, loaded.preprocess
+maps = loaded.module(x)           # five maps, fine to coarse
+vector = maps[-1].mean((2, 3, 4))  # one vector for each patch
+```
+
+```python
+from lighter_zoo import SegResEncoder
+
+encoder = SegResEncoder.from_pretrained("FOLDER")  # a class method: keep what it returns
+maps = encoder(x)
+```
+
+BatchNorm's running statistics are part of the weights. There is no decoder here: a segmentation head must be trained.
+
+## Licence
+
+The weights derive from the scans they were trained on: heed the licence of each collection, listed in the
+`license` column of the selection (`series.parquet`), before you pass them on. Not a medical device.
+"""
 
 
 @dataclass(frozen=True)
@@ -67,8 +110,7 @@ def save_encoder(
     """
     folder, plugin, settings = ensure_folder(folder), plugins.get("encoders", kind), _settings(kind, options)
     preprocess = preprocess or plugin.PREPROCESS
-    with torch.device("meta"):
-        _compare(plugin.build(settings).state_dict(), state, f"encoder '{name}'")
+    _check(plugin.build, settings, state, name)
     with atomic(folder / CONFIG) as temporary:  # byte for byte what huggingface_hub writes
         temporary.write_text(json.dumps(plugin.hub_config(settings), sort_keys=True, indent=2))
     about = {"options": settings.model_dump(mode="json"), "preprocess": preprocess.model_dump(mode="json")}
@@ -120,6 +162,14 @@ def load_strict(module: torch.nn.Module, state: Mapping[str, torch.Tensor], what
     module.load_state_dict(dict(state), strict=True)
 
 
+def _check(
+    build: Callable[..., torch.nn.Module], settings: Strict, state: Mapping[str, torch.Tensor], name: str
+) -> None:
+    with torch.device("meta"):  # names and shapes alone
+        wanted = build(settings).state_dict()
+    _compare(wanted, state, f"encoder '{name}'")
+
+
 def _compare(wanted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], what: str) -> None:
     missing = [key for key in wanted if key not in given]
     unexpected = [key for key in given if key not in wanted]
@@ -152,48 +202,14 @@ def _settings(kind: str, options: Mapping[str, Any]) -> Strict:
 
 
 def _card(name: str, kind: str, preprocess: Preprocess, facts: Mapping[str, Any]) -> str:
-    spacing = " x ".join(f"{value:g}" for value in preprocess.spacing_mm)
-    low, high = (f"{value:g}" for value in preprocess.hu_window)
-    patch = " x ".join(str(value) for value in preprocess.patch)
-    trained = facts.get("trained_on", "See `facts` in preprocessing.json.")
-    return f"""---
-library_name: project-lighter
-tags: [lighter, ctfm, computed-tomography]
----
-# {name}
-
-An encoder of CT volumes ({kind}). {trained}
-
-## Input
-
-1. Orient the scan {preprocess.orientation}: array axes (z, y, x) run to the superior, posterior and left side.
-2. Resample to {spacing} mm (z, y, x). The encoder was trained at this spacing; others are outside of what it saw.
-3. Map {low} to {high} HU onto 0 to 1 and clip. No other normalisation.
-4. Feed (batch, 1, z, y, x); it was trained on patches of {patch} voxels.
-
-The same is in `preprocessing.json`, which `ctfm` applies by itself.
-
-## Use
-
-```python
-from ctfm.weights import load_encoder
-
-loaded = load_encoder("FOLDER")   # loaded.module, loaded.preprocess
-maps = loaded.module(x)           # five maps, fine to coarse
-vector = maps[-1].mean((2, 3, 4))  # one vector for each patch
-```
-
-```python
-from lighter_zoo import SegResEncoder
-
-encoder = SegResEncoder.from_pretrained("FOLDER")  # a class method: keep what it returns
-maps = encoder(x)
-```
-
-BatchNorm's running statistics are part of the weights. There is no decoder here: a segmentation head must be trained.
-
-## Licence
-
-The weights derive from the scans they were trained on: heed the licence of each collection, listed in the
-`license` column of the selection (`series.parquet`), before you pass them on. Not a medical device.
-"""
+    low, high = preprocess.hu_window
+    return CARD_TEXT.format(
+        name=name,
+        kind=kind,
+        orientation=preprocess.orientation,
+        spacing=" x ".join(f"{value:g}" for value in preprocess.spacing_mm),
+        patch=" x ".join(str(value) for value in preprocess.patch),
+        low=f"{low:g}",
+        high=f"{high:g}",
+        trained=facts.get("trained_on", "See `facts` in preprocessing.json."),
+    )
