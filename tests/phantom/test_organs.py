@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ctfm.phantom import anatomy
+from ctfm.phantom.shapes import Canvas
+
 # Mean HU without contrast agent to that with it.
 RANGES = {
     "liver": (45, 135),
@@ -61,3 +64,30 @@ def test_volumes_are_those_of_organs(scanned, ids):
     millilitre = np.prod(label.spacing) / 1000
     for name, low, high in (("liver", 250, 1500), ("spleen", 20, 300), ("kidney_left", 20, 220), ("heart", 80, 600)):
         assert low < (label.array == ids[name]).sum() * millilitre < high, name
+
+
+def test_every_voxel_of_an_organ_is_made_of_its_own_tissue(ids):
+    for seed in range(3):
+        body = anatomy.draw(rng := np.random.default_rng(seed))
+        shape, spacing = (90, 60, 80), (5.0, 4.0, 4.0)
+        canvas = Canvas(shape, anatomy.upright(body, shape, spacing, "trunk", rng), body.warp)
+        anatomy.paint(canvas, body)
+        hu = {name: np.float32(value) for name, value in body.hu.items()}
+        tissues = {
+            "liver": [hu["liver"], hu["hepatic_vessel"], np.float32(body.hu["liver"] - 45)],
+            "spleen": [hu["spleen"]],
+            "kidney_left": [hu["cortex"], hu["medulla"]],
+            "kidney_right": [hu["cortex"], hu["medulla"]],
+            "heart": [hu["myocardium"], hu["blood"]],
+            "aorta": [hu["blood"]],
+            "pancreas": [hu["pancreas"]],
+            "urinary_bladder": [hu["urine"]],
+            "iliopsoas_left": [np.float32(body.hu["muscle"] + 4)],
+            "rib_left_8": [hu["cortical"], hu["spongy"]],
+            "vertebrae_L2": [hu["cortical"], hu["spongy"]],
+            "hip_right": [hu["cortical"], hu["spongy"]],
+            "femur_left": [hu["cortical"], hu["spongy"]],
+        }
+        for name, allowed in tissues.items():
+            values = canvas.hu[canvas.label == ids[name]]
+            assert len(values) and np.isin(values, allowed).all(), (name, seed, np.unique(values))

@@ -23,9 +23,10 @@ LEVELS = [
 ]
 BOTTOMS = -150 + np.concatenate([[0], np.cumsum([height for _, height in LEVELS])])
 SIDES = (("left", 1), ("right", -1))
+SEAM = 2.0  # fat around a muscle, mm
 
 
-def paint(canvas: Canvas, body: Body, trunk: Trunk, ids: Mapping[str, int], rng: np.random.Generator) -> None:
+def paint(canvas: Canvas, body: Body, trunk: Trunk, ids: Mapping[str, int]) -> None:
     """Paint muscles of the back and pelvis, then all bones."""
     _muscles(canvas, body, trunk, ids)
     _pelvis(canvas, body, trunk, ids)
@@ -93,10 +94,10 @@ def _ribs(canvas: Canvas, body: Body, trunk: Trunk, ids: Mapping[str, int]) -> N
                     for t in np.linspace(end, near, 5)
                 ]
                 canvas.tube(path, 5.0, 115, ids["costal_cartilages"], within=front)
-    path = np.array([_on_wall(1, np.pi, z) for z in (215, 190, 160, 130, 100)])
+    middle = np.array([_on_wall(1, np.pi, z) for z in (215, 190, 160, 130, 100)])
     for shift in (-9, 0, 9):
-        canvas.tube(path + np.array([shift, -1, 0]), 6.0, body.hu["cortical"], ids["sternum"], within=trunk.body)
-    canvas.tube(path, 3.5, body.hu["spongy"], within=trunk.body)
+        canvas.tube(middle + np.array([shift, -1, 0]), 6.0, body.hu["cortical"], ids["sternum"], within=trunk.body)
+    canvas.tube(middle, 3.5, body.hu["spongy"], within=trunk.body)
 
 
 def _on_wall(sign: int, angle: float, z: float) -> np.ndarray:
@@ -133,19 +134,22 @@ def _muscles(canvas: Canvas, body: Body, trunk: Trunk, ids: Mapping[str, int]) -
             (sign * 88, -28, -240),
             (sign * 92, -8, -285),
         ]
-        shapes = (
-            ("tube", f"autochthon_{side}", (back, [14, 17, 21, 24, 25, 23, 12]), behind),
-            ("tube", f"iliopsoas_{side}", (psoas, [9, 20, 22, 19, 12]), trunk.wall),
-            ("lump", f"gluteus_maximus_{side}", ((sign * 76, 72, -240), (58, 24, 62), sign * 22), behind),
-            ("lump", f"gluteus_medius_{side}", ((sign * 124, 22, -192), (21, 50, 46), sign * 14), behind),
-            ("lump", f"gluteus_minimus_{side}", ((sign * 112, 8, -205), (11, 34, 30), sign * 14), behind),
+        tubes = (
+            ("autochthon", back, [14, 17, 21, 24, 25, 23, 12], behind),
+            ("iliopsoas", psoas, [9, 20, 22, 19, 12], trunk.wall),
         )
-        for kind, name, form, within in shapes:
-            for grow, hu, label in ((2.0, body.hu["fat"], None), (0.0, body.hu["muscle"] + 4, ids[name])):
-                if kind == "tube":
-                    canvas.tube(form[0], np.asarray(form[1]) + grow, hu, label, within)
-                else:
-                    canvas.ellipsoid(form[0], np.asarray(form[1]) + grow, hu, label, turned("z", form[2]), within)
+        lumps = (
+            ("gluteus_maximus", (sign * 76, 72, -240), [58, 24, 62], 22),
+            ("gluteus_medius", (sign * 124, 22, -192), [21, 50, 46], 14),
+            ("gluteus_minimus", (sign * 112, 8, -205), [11, 34, 30], 14),
+        )
+        for name, path, radii, within in tubes:
+            canvas.tube(path, np.add(radii, SEAM), body.hu["fat"], 0, within)
+            canvas.tube(path, radii, body.hu["muscle"] + 4, ids[f"{name}_{side}"], within)
+        for name, centre, radii, degrees in lumps:
+            turn = turned("z", sign * degrees)
+            canvas.ellipsoid(centre, np.add(radii, SEAM), body.hu["fat"], 0, turn, behind)
+            canvas.ellipsoid(centre, radii, body.hu["muscle"] + 4, ids[f"{name}_{side}"], turn, behind)
 
 
 def _pelvis(canvas: Canvas, body: Body, trunk: Trunk, ids: Mapping[str, int]) -> None:

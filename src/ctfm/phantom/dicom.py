@@ -15,6 +15,7 @@ from pydicom.valuerep import DSfloat
 from ctfm.files import atomic, ensure_folder
 from ctfm.imaging.volume import Volume
 from ctfm.phantom import anatomy, scanner
+from ctfm.phantom.anatomy import Region
 from ctfm.phantom.shapes import turned
 
 STREAM = 2
@@ -57,7 +58,7 @@ def write_corpus(folder: Path, *, series: int, broken: int, slices: int, matrix:
     collections = {}
     for index in range(series + broken):
         fault = FAULTS[(index - series) % len(FAULTS)] if index >= series else ""
-        region = "abdomen" if index % 2 else "chest"
+        region: Region = "abdomen" if index % 2 else "chest"
         header, images = _series(index, fault, region, slices, matrix, seed)
         header |= _identity(origin, index, fault)
         if fault and (index - series) // len(FAULTS) % 2 and fault == "localizer":
@@ -106,7 +107,7 @@ def flipped(volume: Volume, signs: tuple[int, int, int]) -> Volume:
 
 
 def _series(
-    index: int, fault: str, region: str, slices: int, matrix: int, seed: int
+    index: int, fault: str, region: Region, slices: int, matrix: int, seed: int
 ) -> tuple[dict[str, Any], list[Slice]]:
     """Draw and scan one series; return its tags, without identifiers, and its images."""
     body = anatomy.draw(np.random.default_rng([seed, STREAM, _patient(index)]))

@@ -140,9 +140,10 @@ def _heart(canvas: Canvas, body: Body, ids: Mapping[str, int], rng: np.random.Ge
     size = np.array([60, 46, 48]) * body.heart
     canvas.ellipsoid(centre, size + 4, body.hu["visceral_fat"], 0, turn)
     canvas.ellipsoid(centre, size, body.hu["myocardium"], ids["heart"], turn)
+    inside = canvas.label == ids["heart"]
     for shift, radii in (((16, 12, -4), 0.5), ((8, -24, -4), 0.44), ((-34, 12, 10), 0.42), ((-36, -14, 2), 0.4)):
         spot = centre + turn @ (np.array(shift) * body.heart)
-        canvas.ellipsoid(spot, size * np.array([radii * 1.2, radii, radii]), body.hu["blood"], None, turn)
+        canvas.ellipsoid(spot, size * np.array([radii * 1.2, radii, radii]), body.hu["blood"], None, turn, inside)
     canvas.ellipsoid((34, -26, 130), (9, 13, 10), body.hu["blood"], ids["atrial_appendage_left"])
     canvas.tube([(2, -26, 118), (14, -8, 142)], 12, body.hu["blood"], 0)
     for _, sign in SIDES:
@@ -207,5 +208,6 @@ def _lesions(canvas: Canvas, body: Body, trunk: Trunk, ids: Mapping[str, int], r
         for spot in rng.uniform((-105, -40, -30), (-20, 40, 40), (4, 3)):
             canvas.ellipsoid(spot, rng.uniform(6, 15, 3), body.hu["liver"] - 45, within=liver)
     if "lung" in body.lesions:
+        lungs = np.isin(canvas.label, [number for name, number in ids.items() if name.startswith("lung_")])
         for spot in rng.uniform((48, -50, 40), (100, 40, 220), (5, 3)):
-            canvas.ellipsoid(spot * (rng.choice((-1, 1)), 1, 1), rng.uniform(4, 12, 3), 30, within=trunk.lungs)
+            canvas.ellipsoid(spot * (rng.choice((-1, 1)), 1, 1), rng.uniform(4, 12, 3), 30, within=lungs)

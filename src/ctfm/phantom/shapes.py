@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-Point = Sequence[float]
 Box = tuple[slice, slice, slice]
 MARGIN_MM = 3.0
 
@@ -92,8 +91,8 @@ class Canvas:
 
     def ellipsoid(
         self,
-        centre: Point,
-        radii: Point,
+        centre: ArrayLike,
+        radii: ArrayLike,
         hu: float,
         label: int | None = None,
         turn: np.ndarray | None = None,
@@ -112,20 +111,24 @@ class Canvas:
             bend: moves its own first axis by ``bend`` radii at the ends of its third axis (a bean).
         """
         frame = np.eye(3) if turn is None else turn
-        extent = np.abs(frame) @ (np.asarray(radii) * (1 + abs(bend)))
-        box = self.box(np.asarray(centre) - extent, np.asarray(centre) + extent)
+        middle, half = np.asarray(centre, float), np.asarray(radii, float)
+        extent = np.abs(frame) @ (half * (1 + abs(bend)))
+        box = self.box(middle - extent, middle + extent)
         if box is None:
             return
-        offsets = [axis[box] - np.float32(c) for axis, c in zip((self.x, self.y, self.z), centre, strict=True)]
-        own = [sum(np.float32(frame[i, k] / radii[k]) * offsets[i] for i in range(3)) for k in range(3)]
+        offsets = [axis[box] - np.float32(c) for axis, c in zip((self.x, self.y, self.z), middle, strict=True)]
+        own = []
+        for k in range(3):
+            along = (frame[:, k] / half[k]).astype(np.float32)
+            own.append(offsets[0] * along[0] + offsets[1] * along[1] + offsets[2] * along[2])
         own[0] = own[0] + np.float32(bend) * own[2] ** 2
         inside = own[0] ** 2 + own[1] ** 2 + own[2] ** 2 <= 1
         self.fill(box, inside if within is None else inside & within[box], hu, label)
 
     def tube(
         self,
-        points: Sequence[Point],
-        radii: float | Sequence[float],
+        points: ArrayLike | Sequence[ArrayLike],
+        radii: ArrayLike,
         hu: float,
         label: int | None = None,
         within: np.ndarray | None = None,
