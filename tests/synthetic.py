@@ -9,6 +9,8 @@ import pandas as pd
 
 from ctfm import tables
 from ctfm.config import Evaluate
+from ctfm.files import write_json
+from ctfm.imaging import pictures
 from ctfm.metrics.summary import summarise
 
 LABELS = {"liver": "organs", "spleen": "organs", "aorta": "cardiac", "heart": "cardiac", "rib_left_1": "ribs"}
@@ -45,3 +47,82 @@ def run(root: Path, encoders=("ctfm", "random"), shots=("5", "all"), seeds=(0, 1
     rows = summarise(pd.concat(parts, ignore_index=True), Evaluate(bootstrap=200))
     tables.write(tables.of("summary", rows), "summary", folder / "summary.parquet")
     return root
+
+
+def everything(root: Path) -> Path:
+    """Write what every stage of a small run leaves, as far as the report reads it; return ``root``."""
+    run(root)
+    corpus(root)
+    training(root)
+    write_json({"source": {"version": "2.0.1", "licence": "CC BY 4.0"}, **stamp("datasets", seed=1)}, root / DATASET)
+    good = {"status": "ok", "reason": "", "split": "test"}
+    bad = {"status": "excluded", "reason": "no_label", "split": ""}
+    cases = [{**good, "case": "s1", "patient": "p1"}, {**bad, "case": "s2", "patient": "p2"}]
+    tables.write(tables.of("cases", cases), "cases", (root / DATASET).with_name("cases.parquet"))
+    picture(root / "evaluate/wholebody/ctfm/all-0.png")
+    picture(root / "report/figures/fig2.png")
+    lines = "s\th:m:s\tmax_rss\tmean_load\n75.5\t0:01:15\t2048.0\t90\n10\t0:00:10\t-\t0\n"
+    benchmark = root / "benchmarks/pretrain/ctfm.tsv"
+    benchmark.parent.mkdir(parents=True)
+    benchmark.write_text(lines)
+    return root
+
+
+DATASET = "datasets/phantoms/run.json"
+
+
+def corpus(root: Path) -> None:
+    """Write a selection and its prepared volumes, one of them refused."""
+    folder = root / "select/phantom"
+    funnel = [{"step": "CT series", "series": 15000, "studies": 9, "patients": 8}]
+    tables.write(tables.of("funnel", funnel), "funnel", folder / "funnel.parquet")
+    collections = [{"collection_id": "made_up", "series": 15, "paper_series": None, "license": "CC BY 4.0"}]
+    tables.write(tables.of("collections", collections), "collections", folder / "collections.parquet")
+    write_json({"series": 15, "download_TB": 0.001, "assumptions": {"volumes": "…"}}, folder / "plan.json")
+    volumes = root / "volumes/phantom"
+    rows = [
+        {"SeriesInstanceUID": "1.2.3", "collection_id": "made_up", "shard": 0, "status": "ok", "path": "gone.b2nd"},
+        {"SeriesInstanceUID": "1.2.4", "collection_id": "made_up", "shard": 0, "status": "quarantined"},
+    ]
+    rows[0] |= {"shape": [40, 64, 64], "bytes": 10**9, "reason": "", "detail": ""}
+    rows[1] |= {"reason": "localizer", "detail": "ImageType holds <LOCALIZER>"}
+    tables.write(tables.of("volumes", rows), "volumes", volumes / "index.parquet")
+    picture(volumes / "shard=00000/thumbnails/1.2.4.png")
+    (volumes / "quality.html").write_text("<html></html>")
+    write_json(stamp("prepare"), volumes / "run.json")
+
+
+def training(root: Path) -> None:
+    """Write the histories of a pre-training and of its probe."""
+    folder = root / "encoders/ctfm"
+    hardware = {"device": "cpu", "devices": 1, "precision": "32-true"}
+    facts = {"steps": 20, "seconds": 61.5, "gpu_hours": 0.0, "hardware": hardware, "last": {"loss": 1.25}, "best": None}
+    write_json({**stamp("pretrain", seed=7), **facts}, folder / "run.json")
+    (folder / "metrics.csv").write_text("epoch,step,loss,lr,seconds,std\n0,10,2.0,0.001,3,0.2\n1,20,1.25,0.0005,3,\n")
+    scores = [
+        {"encoder": "ctfm", "checkpoint": f"epoch={e:04d}.ckpt", "epoch": e, "step": e, "shots": 5, "seed": s}
+        | {"metric": "macro_dice", "value": 0.1 * e + 0.01 * s}
+        for e in (0, 1)
+        for s in (0, 1)
+    ]
+    tables.write(tables.of("scores", scores), "scores", root / "probe/ctfm/scores.parquet")
+    chosen = {
+        "checkpoint": "epoch=0001.ckpt",
+        "epoch": 1,
+        "metric": "macro_dice",
+        "value": 0.105,
+        "why": "highest mean",
+    }
+    write_json(chosen, root / "probe/ctfm/selected.json")
+
+
+def stamp(stage: str, **settings) -> dict:
+    """Return the content of a run.json."""
+    spec = {"stage": stage, "version": 1, stage: settings}
+    record = {"spec": spec, "code": {}, "ctfm": "0.1.0", "python": "3.12", "platform": "here", "finished": "2025-01-02"}
+    return {**record, "packages": {"numpy": "2.0"}}
+
+
+def picture(path: Path) -> None:
+    """Write a small PNG."""
+    pictures.write_png(np.zeros((8, 8), np.uint8), path)

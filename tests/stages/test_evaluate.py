@@ -96,17 +96,11 @@ def test_no_test_case_and_no_predictions_are_named(tmp_path, fake):
         stage.evaluate(cases=write_cases(tmp_path), adapted=tmp_path / "no", out=tmp_path / "o", spec=json.dumps(SPEC))
     with pytest.raises(UserError, match="no usable test case"):
         stage.evaluate(
-            cases=write_cases(tmp_path, status="excluded"),
+            cases=write_cases(tmp_path, split="train"),
             adapted=adapted(tmp_path / "a"),
             out=tmp_path / "o",
             spec=json.dumps(SPEC),
         )
-
-
-def test_split_hash_knows_the_split_and_not_the_order(tmp_path):
-    table = tables.read("cases", write_cases(tmp_path))
-    assert stage.split_hash(table) == stage.split_hash(table.iloc[::-1])
-    assert stage.split_hash(table) != stage.split_hash(table.assign(split="test"))
 
 
 def summarised(tmp_path, parts, **settings):

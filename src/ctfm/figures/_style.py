@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from ctfm.config import Figures
 from ctfm.files import atomic
@@ -25,7 +26,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 MARKERS = ("o", "s", "^", "v", "P", "X")
 GREY, INK, PALE = "#7F7F7F", "#222222", "#DDDDDD"
 PAPER_COLOUR, PAPER_MARKER = "#000000", "*"
-RC = {
+RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 6.5,
     "axes.titlesize": 7,
@@ -117,4 +118,4 @@ def _settle(figure: Figure) -> None:
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for axes in figure.axes:
-        axes.set_position([round(value, 6) for value in axes.get_position(original=True).bounds])
+        axes.set_position(Bbox.from_bounds(*(round(v, 6) for v in axes.get_position(original=True).bounds)))

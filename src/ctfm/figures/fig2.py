@@ -106,9 +106,9 @@ def _overall(axes: Axes, view: View) -> pd.DataFrame:
         y, look = names.index(row.encoder), view.looks[row.encoder]
         style.interval(axes, row.estimate, y, row.low, row.high, look, across=True)
     for row in theirs.itertuples():
-        y, look = names.index(row.encoder) + 0.22, view.looks[row.encoder]
-        axes.plot([row.low, row.high], [y, y], color=look.colour, linewidth=0.7)
-        axes.plot(row.estimate, y, look.marker, markerfacecolor="white", markeredgecolor=look.colour, markersize=2.6)
+        below, look = names.index(row.encoder) + 0.22, view.looks[row.encoder]
+        axes.plot([row.low, row.high], [below, below], color=look.colour, linewidth=0.7)
+        axes.plot(row.estimate, below, look.marker, markerfacecolor="white", color=look.colour, markersize=2.6)
     ticks = [*names, *_quoted(axes, view, names)]
     axes.set_yticks(range(len(ticks)), ticks)
     axes.set_ylim(len(ticks) - 0.4, -0.6)
@@ -252,8 +252,16 @@ def _offset(encoders: list[str], encoder: str, width: float = 0.5) -> float:
 
 def _legend(figure: Figure, view: View) -> None:
     def handle(marker: str, colour: str, label: str, face: str = "", size: float = 4) -> Line2D:
-        look = {"color": colour, "markerfacecolor": face or colour, "markersize": size, "linewidth": 1}
-        return Line2D([], [], marker=marker, label=label, **look)
+        return Line2D(
+            [],
+            [],
+            marker=marker,
+            label=label,
+            color=colour,
+            markerfacecolor=face or colour,
+            markersize=size,
+            linewidth=1,
+        )
 
     handles = [handle(look.marker, look.colour, name) for name, look in view.looks.items()]
     handles.append(handle("o", style.INK, "the paper's definition and interval", face="white"))

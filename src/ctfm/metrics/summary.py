@@ -58,7 +58,7 @@ def _setting(part: pd.DataFrame, settings: Evaluate) -> Iterator[dict[str, Any]]
         values = _over_seeds(cube)
         for group, found in _some(intervals.bootstrap(values, groups, plan)):
             yield {**here, **_result(group, found), "method": OURS, "note": _seed_note(cube[:, :, groups[group]])}
-        if settings.reference in cubes and encoder != settings.reference:
+        if settings.reference and settings.reference in cubes and encoder != settings.reference:
             yield from _against(here, values, _over_seeds(cubes[settings.reference]), groups, settings.reference, plan)
         if first.metric in PUBLISHED_METRICS:
             yield from _as_published(here, part[part.encoder == encoder], labels, groups, plan)

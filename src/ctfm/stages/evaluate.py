@@ -9,11 +9,12 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
+from ctfm import cases as case_table
 from ctfm import plugins, tables
 from ctfm.cli import ConfigOption, SpecOption, job_spec
 from ctfm.config import Evaluate
 from ctfm.errors import UserError
-from ctfm.files import atomic, digest, need_file
+from ctfm.files import atomic, need_file
 from ctfm.metrics.summary import summarise
 from ctfm.tasks import CaseFile
 
@@ -38,8 +39,10 @@ def evaluate(
     kind = plugins.get("tasks", job["task"]["kind"])
     settings = plugins.settings("tasks", job["task"]["kind"])(**job["task"]["options"])
     predictions = need_file(adapted / "predictions", "run 'ctfm adapt' first")
-    listed = tables.read("cases", cases)
-    test = test_cases(listed, cases)
+    listed = case_table.usable(cases)
+    test = case_table.of_split(listed, cases.parent, "test")
+    if not test:
+        raise UserError(f"{cases}: no usable test case; check the data set's split and its excluded cases")
     rows = measured(kind.measure(settings, test, predictions), test, predictions)
     fixed = {
         "task": job["task"]["name"],
@@ -47,7 +50,7 @@ def evaluate(
         "encoder": job["encoder"],
         "shots": str(job["shots"]),
         "seed": job["seed"],
-        "split_hash": split_hash(listed),
+        "split_hash": case_table.split_hash(listed),
     }
     tables.write(tables.of("metrics", [{**row, **fixed} for row in rows]), "metrics", out, facts={"spec": job})
     picture = kind.picture(settings, test[0], predictions)
@@ -76,19 +79,6 @@ def summary(
     log.info("%s: %d rows over %d encoders", out, len(rows), joined.encoder.nunique())
 
 
-def test_cases(listed: pd.DataFrame, cases: Path) -> list[CaseFile]:
-    """Return the test cases of a table ``cases``, sorted by name.
-
-    Raises:
-        UserError: there are none.
-    """
-    test = listed[(listed.split == "test") & (listed.status == "ok")].sort_values("case")
-    if test.empty:
-        raise UserError(f"{cases}: no usable test case; check the data set's split and its excluded cases")
-    folder = cases.parent
-    return [CaseFile(r.case, r.patient, folder / r.image, folder / r.label) for r in test.itertuples()]
-
-
 def measured(rows: list[dict[str, Any]], test: list[CaseFile], predictions: Path) -> list[dict[str, Any]]:
     """Return the rows, and one without a value for each case in which there was nothing to measure.
 
@@ -108,12 +98,6 @@ def measured(rows: list[dict[str, Any]], test: list[CaseFile], predictions: Path
         {**empty, "case_id": case.case, "patient": case.patient, "note": "no label in truth or prediction"}
         for case in without
     ]
-
-
-def split_hash(listed: pd.DataFrame) -> str:
-    """Return the digest of which case stands in which split; it goes into every row of results."""
-    kept = listed[listed.status == "ok"].sort_values("case")
-    return digest(list(zip(kept.case, kept.patient, kept.split, strict=True)))
 
 
 def check_one_task(joined: pd.DataFrame) -> None:

@@ -1,0 +1,141 @@
+"""Results of tasks for the report page: ours beside the paper's, and what may not be compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ctfm import published, tables
+from ctfm.metrics.summary import OURS, PUBLISHED, WIN_RATE
+from ctfm.reporting.facts import Table, number
+
+MAIN = "dice"
+
+
+def tasks(root: Path) -> list[dict[str, Any]]:
+    """Return for each task its tables: the main metric over all labels, by group, and the other metrics.
+
+    Args:
+        root: folder of the run.
+    """
+    found = []
+    for path in sorted(root.glob("evaluate/*/summary.parquet")):
+        table = tables.read("summary", path)
+        if len(table):
+            evaluate = tables.facts(path).get("spec", {}).get("evaluate", {})
+            found.append(_task(table, 100 * evaluate.get("confidence", 0.95)))
+    return found
+
+
+def _task(table: pd.DataFrame, coverage: float) -> dict[str, Any]:
+    metrics = [metric for metric in table.metric.unique() if not metric.endswith(WIN_RATE)]
+    main = MAIN if MAIN in metrics else metrics[0]
+    overall, groups = table[table.group == "all"], table[~table.group.str.startswith("label:")]
+    others = overall[(overall.metric != main) & ~overall.metric.str.endswith(WIN_RATE)]
+    return {
+        "name": table.task.iloc[0],
+        "dataset": table.dataset.iloc[0],
+        "metric": main.replace("_", " "),
+        "coverage": f"{coverage:g}",
+        "n": int(table.n.max()),
+        "reference": next((name for name in table.reference if name), ""),
+        "main": _main(overall, main),
+        "groups": _plain(groups[(groups.metric == main) & (groups.group != "all")]),
+        "others": _plain(others),
+        "comparable": bool(table.paper.notna().any()),
+        "not_comparable": _reasons(table),
+        "quoted": _quoted(str(table.dataset.iloc[0])) if main == MAIN else Table([], []),
+    }
+
+
+def _main(overall: pd.DataFrame, metric: str) -> Table:
+    keys = ["encoder", "shots", "metric", "method", "reference"]
+    rows = {tuple(getattr(row, key) for key in keys): row for row in overall.itertuples()}
+    lines = []
+    ours = overall[(overall.metric == metric) & (overall.method == OURS) & (overall.reference == "")]
+    for row in ours.sort_values("shots", key=_by_size, kind="stable").itertuples():
+        as_published = rows.get((row.encoder, row.shots, metric, PUBLISHED, ""))
+        pair = next((r for k, r in rows.items() if k[:4] == (row.encoder, row.shots, metric, OURS) and k[4]), None)
+        wins = next((r for k, r in rows.items() if k[:3] == (row.encoder, row.shots, metric + WIN_RATE)), None)
+        lines.append(
+            [
+                row.encoder,
+                row.shots,
+                bounded(row),
+                number(int(row.n)),
+                bounded(as_published) if as_published else "–",
+                number(row.paper, 4),
+                _signed(row.estimate - row.paper),
+                f"{bounded(pair, sign=True)}, p {p_value(pair.p_value)}" if pair else "–",
+                f"{100 * wins.estimate:.1f} %" if wins else "–",
+            ]
+        )
+    head = ["encoder", "training cases", "estimate", "patients", "the paper's definition", "paper", "ours − paper"]
+    return Table([*head, "difference to the reference", "labels won"], lines)
+
+
+def _by_size(shots: pd.Series) -> pd.Series:
+    return shots.map(lambda value: int(value) if value.isdigit() else 10**9)
+
+
+def _plain(rows: pd.DataFrame) -> Table:
+    rows = rows[(rows.method == OURS) & (rows.reference == "")]
+    ordered = rows.sort_values(["metric", "group", "shots", "encoder"], kind="stable")
+    head = ["metric", "group", "training cases", "encoder", "estimate", "patients", "paper"]
+    return Table(
+        head,
+        [
+            [r.metric.replace("_", " "), r.group, r.shots, r.encoder, bounded(r), number(int(r.n)), number(r.paper, 4)]
+            for r in ordered.itertuples()
+        ],
+    )
+
+
+def bounded(row: Any, *, sign: bool = False) -> str:
+    """Return an estimate with its interval as text."""
+    form = "+.4f" if sign else ".4f"
+    if pd.isna(row.low):
+        return f"{row.estimate:{form}} (no interval)"
+    return f"{row.estimate:{form}} ({row.low:{form}} to {row.high:{form}})"
+
+
+def p_value(value: float) -> str:
+    """Return a p value as text."""
+    return "–" if pd.isna(value) else "< 0.0001" if value < 1e-4 else f"= {value:.2g}"
+
+
+def _signed(value: float) -> str:
+    return "–" if pd.isna(value) else f"{value:+.4f}"
+
+
+def _reasons(table: pd.DataFrame) -> list[str]:
+    """Say why some numbers have no published value beside them."""
+    dataset, n = table.dataset.iloc[0], int(table.n.max())
+    if table.paper.isna().all():
+        return [
+            f"These numbers are of '{dataset}' with {n} test patients; the paper gives none for such data. "
+            "A published value stands here only beside the same data set with as many test cases."
+        ]
+    reasons = ["The paper prints no value for some settings: few-shot curves and groups are drawn only."]
+    rows = published.table()
+    caveats = rows[(rows.dataset == dataset) & rows.encoder.isin(published.OURS) & (rows.caveat != "")]
+    return reasons + [f"{row.encoder}, {row.metric}, {row.group}: {row.caveat}." for row in caveats.itertuples()]
+
+
+def _quoted(dataset: str) -> Table:
+    """Return the published values for whole-body segmentation, with their caveats."""
+    rows = published.table()
+    rows = rows[(rows.task == "wholebody") & (rows.group == "all")]
+    head = ["method", "metric", "value", "cases", "same data set", "source", "caveat"]
+    lines = []
+    for row in rows.itertuples():
+        against = f" against {row.reference}" if row.reference else ""
+        same, name = "yes" if row.dataset == dataset else "no", row.metric.replace("_", " ")
+        lines.append([row.encoder + against, name, _value(row), number(row.n, 0), same, row.source, row.caveat])
+    return Table(head, lines)
+
+
+def _value(row: Any) -> str:
+    return f"{row.value:.4g}" if pd.isna(row.low) else f"{row.value:.4f} ({row.low:.4f} to {row.high:.4f})"
