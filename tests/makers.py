@@ -7,9 +7,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from ctfm import plugins, weights
 from ctfm.imaging import store
 from ctfm.imaging.volume import Volume
 from ctfm.tasks import CaseFile
+from ctfm.training import seeds
 
 # name: (HU, lowest voxel, highest voxel) as fractions of (x, y, z)
 BOXES = {
@@ -78,3 +80,13 @@ def stored_cases(folder: Path, count: int, shape=(20, 24, 28)) -> list[CaseFile]
         store.save(Volume(label.transpose(2, 1, 0).copy(), affine), paths[1], {"ids": ids, "groups": groups})
         made.append(CaseFile(f"s{seed:04d}", f"s{seed:04d}", *paths))
     return made
+
+
+def random_encoder(folder: Path, seed=0) -> Path:
+    """Write a tiny encoder with random weights."""
+    plugin = plugins.get("encoders", "segresnet")
+    options = {"init_filters": 4, "blocks_down": (1, 1, 1, 1, 1)}
+    with seeds.seeded(seed):
+        state = plugin.build(plugin.Settings(**options)).state_dict()
+    weights.save_encoder(folder, name="tiny", kind="segresnet", options=options, state=state, facts={})
+    return folder

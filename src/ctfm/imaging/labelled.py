@@ -46,7 +46,10 @@ def keep(
     key = _key([name, dict(table), list(spacing_mm)], image, masks)
     if (row := _stored(name, key, folder)) is not None:
         return row
-    scan, label, overlap = _read(name, image, masks, table["ids"])
+    scan = read_scan(image)
+    label, overlap = labels.read_labels(masks, table["ids"], scan)
+    if overlap:
+        log.info("%s: %d voxels are in more than one mask; the later id has them", name, overlap)
     scan = resample(orient(scan), spacing_mm)
     label = resample(orient(label), spacing_mm, "nearest", background=0)
     present = labels.names(label.array, table["ids"])
@@ -75,9 +78,12 @@ def _stored(name: str, key: str, folder: Path) -> dict[str, Any] | None:
     return label.meta["row"] if same else None
 
 
-def _read(
-    name: str, path: Path, masks: Mapping[str, Path] | Path, ids: Mapping[str, int]
-) -> tuple[Volume, Volume, int]:
+def read_scan(path: Path) -> Volume:
+    """Read a CT from an image file, as int16 HU on its own grid.
+
+    Raises:
+        Quarantine: ``missing_image``, ``unreadable``, ``not_3d``, ``not_finite`` or ``empty_image``.
+    """
     if not path.is_file():
         raise Quarantine("missing_image", f"{path.parent.name}/{path.name} is not there")
     image = read_image(path)
@@ -86,11 +92,7 @@ def _read(
     if image.array.min() == image.array.max():
         raise Quarantine("empty_image", f"{path.name}: every voxel is {image.array.flat[0]}")
     limits = np.iinfo(np.int16)
-    hu = np.clip(np.rint(image.array), limits.min, limits.max).astype(np.int16)
-    label, overlap = labels.read_labels(masks, ids, image)
-    if overlap:
-        log.info("%s: %d voxels are in more than one mask; the later id has them", name, overlap)
-    return Volume(hu, image.affine), label, overlap
+    return Volume(np.clip(np.rint(image.array), limits.min, limits.max).astype(np.int16), image.affine)
 
 
 def _not_finite(path: Path, image: Volume) -> int:

@@ -15,7 +15,6 @@ from ctfm.imaging.preprocess import Preprocess
 from ctfm.training import checkpoints, seeds
 
 log = logging.getLogger(__name__)
-PREFIX = "encoder."
 OutOption = Annotated[Path, typer.Option(help="Folder of the encoder.")]
 EncoderOption = Annotated[str | None, typer.Option(help="Name of the encoder's entry; with --config.")]
 
@@ -33,7 +32,7 @@ def export(
     choice = files.read_json(selected) if selected else {"checkpoint": checkpoints.LAST, "why": "the last checkpoint"}
     path = pretrained / "checkpoints" / Path(choice["checkpoint"]).name
     content = checkpoints.read(files.need_file(path, "pre-train first, or choose another checkpoint"))
-    state = {key.removeprefix(PREFIX): value for key, value in content["state_dict"].items() if key.startswith(PREFIX)}
+    state = checkpoints.encoder(content)
     run = files.read_json(pretrained / "run.json")
     kind, options = job["encoder"]["kind"], job["encoder"]["options"]
     facts = _facts(run, content[checkpoints.KEY], choice)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from ctfm.files import atomic
 KEY = "ctfm"
 LAST = "last.ckpt"
 BEST = "best.ckpt"
+ENCODER = "encoder."
 log = logging.getLogger(__name__)
 
 
@@ -62,7 +63,7 @@ def read(path: Path | str) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         Progress(**content[KEY])
     except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a readable checkpoint ({reason}); remove it or choose another") from error
     return content
 
@@ -75,6 +76,30 @@ def progress(path: Path | str) -> Progress:
 def every(folder: Path) -> list[Path]:
     """Return the checkpoints of single epochs, in order of epoch."""
     return sorted(folder.glob("epoch=*.ckpt"))
+
+
+def of_run(folder: Path, fingerprint: str) -> list[Path]:
+    """Return the checkpoints of single epochs that a run wrote; a damaged one is told and left out.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = []
+    for path in every(folder):
+        try:
+            if progress(path).fingerprint == fingerprint:
+                found.append(path)
+        except UserError as error:
+            log.warning("left out: %s", error)
+    if not found:
+        raise UserError(f"{folder}: no checkpoint of this run; run 'ctfm pretrain' first")
+    return found
+
+
+def encoder(content: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Return the encoder's part of what ``read`` gave: names without the prefix ``encoder.``."""
+    state = content["state_dict"]
+    return {key.removeprefix(ENCODER): value for key, value in state.items() if key.startswith(ENCODER)}
 
 
 def newest(folder: Path, fingerprint: str) -> Path | None:
@@ -101,14 +126,10 @@ def save(trainer: Any, path: Path) -> None:
         temporary.replace(path)
 
 
-def link(path: Path, other: Path) -> None:
-    """Give a written checkpoint a second name, replacing what had it."""
+def copy(path: Path, other: Path) -> None:
+    """Copy a written checkpoint. A hard link would be cheaper, but damage to one name would be damage to both."""
     with atomic(other) as temporary:
-        temporary.unlink(missing_ok=True)
-        try:
-            os.link(path, temporary)
-        except OSError:  # a file system without hard links
-            temporary.write_bytes(path.read_bytes())
+        shutil.copyfile(path, temporary)
 
 
 def _readable(folder: Path) -> Iterator[tuple[Path, Progress]]:

@@ -28,12 +28,14 @@ class Corpus:
     Attributes:
         names: SeriesInstanceUIDs, sorted.
         files: their volume files.
+        checksums: SHA-256 of each file.
         digest: of the UIDs and the bytes of the volumes.
         spacing_mm: spacing (z, y, x) of them all.
     """
 
     names: list[str]
     files: list[Path]
+    checksums: list[str]
     digest: str
     spacing_mm: tuple[float, float, float]
 
@@ -52,19 +54,22 @@ def corpus(index: Path) -> Corpus:
     if len(spacings) != 1:
         raise UserError(f"{index}: volumes of {len(spacings)} different spacings; prepare them all with one spacing_mm")
     z, y, x = spacings.pop()
-    pairs = list(zip(table["SeriesInstanceUID"], table["sha256"], strict=True))
+    names, checksums = list(table["SeriesInstanceUID"]), list(table["sha256"])
     paths = [index.parent / path for path in table["path"]]
-    return Corpus(list(table["SeriesInstanceUID"]), paths, files.digest(pairs), (z, y, x))
+    digest = files.digest(list(zip(names, checksums, strict=True)))
+    return Corpus(names, paths, checksums, digest, (z, y, x))
 
 
 class Crops(Dataset):
     """Item k is a scan and its random crops: a pure function of (seed, k), for any k from 0.
 
-    Each pass over the scans takes every scan once, in an order of its own.
+    Each pass over the scans takes every scan once, in an order of its own. A process checks the bytes of a volume
+    when it first opens it: damaged blocks would decode to wrong values without an error.
     """
 
     def __init__(self, corpus: Corpus, patch: Voxels, crops_per_scan: int, seed: int) -> None:
         self.corpus, self.patch, self.crops_per_scan, self.seed = corpus, patch, crops_per_scan, seed
+        self._checked: set[int] = set()
 
     def scan(self, item: int) -> int:
         """Return the position of an item's scan in the corpus."""
@@ -76,11 +81,17 @@ class Crops(Dataset):
         scan = self.scan(item)
         name, path = self.corpus.names[scan], self.corpus.files[scan]
         try:
+            self._check(scan)
             crops = self._read(path, item)
         except (Quarantine, RuntimeError, OSError, ValueError) as error:
             text = f"{name}: its volume {path.name} can't be read ({error}); prepare its shard anew"
             return {"crops": torch.empty(0, dtype=torch.int16), "name": name, "item": item, "error": text}
         return {"crops": torch.from_numpy(crops), "name": name, "item": item, "error": ""}
+
+    def _check(self, scan: int) -> None:
+        if scan not in self._checked and files.sha256(self.corpus.files[scan]) != self.corpus.checksums[scan]:
+            raise ValueError("its bytes are not those that the index lists")
+        self._checked.add(scan)
 
     def _read(self, path: Path, item: int) -> np.ndarray:
         volume = store.open_volume(path)
@@ -147,7 +158,7 @@ def share(global_batch: int, processes: int, most: int | None) -> Share:
 
 
 def batches(
-    dataset: Crops, sharing: Share, first_step: int, steps: int, *, rank: int, workers: int, pin: bool
+    dataset: Dataset, sharing: Share, first_step: int, steps: int, *, rank: int, workers: int, pin: bool
 ) -> Iterator[dict[str, Any]]:
     """Yield batches from ``first_step`` on: ``crops`` (B, N, Z, Y, X) int16, ``names`` and ``items`` (lists).
 

@@ -23,15 +23,15 @@ DICE_EPSILON = 1e-5
 
 
 def dice_ce(logits: Tensor, target: Tensor) -> Tensor:
-    """Return soft Dice loss plus cross-entropy, background included, as MONAI's ``DiceCELoss(softmax=True,
-    to_onehot_y=True, squared_pred=True, smooth_nr=0, smooth_dr=1e-5)``.
+    """Return soft Dice loss plus cross-entropy, background included.
 
-    No one-hot copy of the target is made: with 118 classes that is most of the memory.
+    Equal to MONAI's ``DiceCELoss(softmax=True, to_onehot_y=True, squared_pred=True, smooth_nr=0, smooth_dr=1e-5)``,
+    but makes no one-hot copy of the target: with 118 classes such copies are most of the memory.
 
     Args:
         logits: (B, C, Z, Y, X).
         target: (B, 1, Z, Y, X) classes, int64.
-    """  # noqa: D205
+    """
     flat, classes = logits.float().flatten(2), target.flatten(1)
     log_p = flat.log_softmax(1)
     entropy = F.nll_loss(log_p, classes)
@@ -72,10 +72,10 @@ class LabelledCrops(Dataset):
     """Item k is one crop of a case and its classes: a pure function of (seed, k), for any k from 0.
 
     Each pass over the cases takes every case once. The centre is drawn evenly over the labels of the case.
+    ``outputs``, (256,) uint8, maps an id of the data set to a class; 0 is background.
     """
 
     def __init__(self, cases: list[Pair], outputs: np.ndarray, patch: Voxels, seed: int) -> None:
-        """Args: cases; outputs, (256,) uint8 maps an id to a class, 0 is background; patch, voxels; seed."""
         self.cases, self.outputs, self.patch, self.seed = cases, outputs, patch, seed
         self.known: dict[int, sampling.LabelIndex] = {}
 
@@ -136,13 +136,14 @@ class Segmentation(lightning.LightningModule):
         super().__init__()
         self.net, self.scaling, self.spacing_mm, self.recipe = net, scaling, spacing_mm, recipe
         if recipe.frozen:
-            net.encoder.requires_grad_(False)
+            net.get_submodule("encoder").requires_grad_(False)
+        self.train()  # Lightning keeps the modes that it finds
 
     def train(self, mode: bool = True) -> Segmentation:
         """Set the mode; a frozen encoder stays in evaluation, or its BatchNorm statistics would drift."""
         super().train(mode)
         if self.recipe.frozen:
-            self.net.encoder.eval()
+            self.net.get_submodule("encoder").eval()
         return self
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:

@@ -1,0 +1,151 @@
+"""A trained segmentation model on disk, and its use on whole scans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from ctfm import plugins, weights
+from ctfm.config import Millimetres, Voxels
+from ctfm.errors import UserError
+from ctfm.files import atomic, need_file, read_json, write_json
+from ctfm.imaging import store, tiles
+from ctfm.imaging.preprocess import Preprocess
+from ctfm.imaging.volume import Volume
+from ctfm.training import loop
+
+WEIGHTS, ABOUT = "model.safetensors", "model.json"
+WINDOWS_AT_ONCE = {"cuda": 2, "cpu": 1}
+SPACING_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Model:
+    """A segmentation net and what is needed to use it on any scan.
+
+    Attributes:
+        net: the network.
+        encoder: ``kind`` and ``options`` of its architecture.
+        preprocess: of its encoder; of it the HU window is used.
+        labels: name, id and group of output 1, 2, …; output 0 is background.
+        patch: window (z, y, x), voxels.
+        overlap: of the windows.
+        spacing_mm: (z, y, x) of the scans it was trained on.
+    """
+
+    net: nn.Module
+    encoder: Mapping[str, Any]
+    preprocess: Preprocess
+    labels: list[dict[str, Any]]
+    patch: Voxels
+    overlap: float
+    spacing_mm: Millimetres
+
+    @property
+    def outputs(self) -> np.ndarray:
+        """Return (256,) uint8: the output of each id of the data set."""
+        table = np.zeros(256, np.uint8)
+        for output, label in enumerate(self.labels, start=1):
+            table[label["id"]] = output
+        return table
+
+    def segment(self, path: Path) -> Volume:
+        """Return the label map (uint8 ids of the data set) of a stored scan, on its grid.
+
+        Raises:
+            Quarantine: the scan can't be read.
+            UserError: its spacing is not the model's.
+        """
+        scan = store.open_volume(path)
+        self._check_spacing(scan, path)
+        device = next(self.net.parameters()).device
+        read = lambda start, size: self.preprocess.scale(scan.crop(start, size))  # noqa: E731
+        with _evaluating(self.net), torch.inference_mode(), _autocast(device):
+            outputs = tiles.segment(
+                read,
+                scan.shape,
+                self.net,
+                classes=len(self.labels) + 1,
+                window=self.patch,
+                overlap=self.overlap,
+                batch=WINDOWS_AT_ONCE.get(device.type, 1),
+                device=device,
+            )
+        ids = np.array([0, *(label["id"] for label in self.labels)], np.uint8)
+        return Volume(ids[outputs], scan.affine)
+
+    def _check_spacing(self, scan: store.Stored, path: Path) -> None:
+        spacing = Volume(np.empty((0, 0, 0)), scan.affine).spacing
+        if not np.allclose(spacing, self.spacing_mm, rtol=SPACING_TOLERANCE):
+            found, wanted = (" x ".join(f"{mm:.3g}" for mm in values) for values in (spacing, self.spacing_mm))
+            raise UserError(f"{path.name}: spacing {found} mm; the model works at {wanted} mm: resample the scan")
+
+
+def save(model: Model, folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write model.json and model.safetensors, each atomically, weights last."""
+    about = {
+        "task": "segment",
+        "encoder": dict(model.encoder),
+        "preprocess": model.preprocess.model_dump(mode="json"),
+        "labels": [{"output": output, **label} for output, label in enumerate(model.labels, start=1)],
+        "patch": list(model.patch),
+        "overlap": model.overlap,
+        "spacing_mm": list(model.spacing_mm),
+        "facts": dict(facts),
+    }
+    write_json(about, folder / ABOUT)
+    state = {key: value.detach().cpu().contiguous() for key, value in model.net.state_dict().items()}
+    with atomic(folder / WEIGHTS) as temporary:
+        save_file(state, temporary, metadata={"format": "pt"})
+
+
+def load(folder: Path) -> Model:
+    """Load a model onto the GPU if there is one; every tensor must fit. The last one loaded is remembered.
+
+    Raises:
+        UserError: a file is missing, malformed or does not fit.
+    """
+    made = [need_file(folder / name, "name the folder 'model' that 'ctfm adapt' made") for name in (ABOUT, WEIGHTS)]
+    return _load(folder, tuple(path.stat().st_mtime_ns for path in made))
+
+
+@lru_cache(maxsize=1)
+def _load(folder: Path, _changed: tuple[int, ...]) -> Model:
+    about = read_json(folder / ABOUT)
+    if about.get("task") != "segment":
+        raise UserError(f"{folder / ABOUT}: a model of task '{about.get('task')}', not 'segment'")
+    plugin = plugins.get("encoders", about["encoder"]["kind"])
+    net = plugin.segmenter(plugin.Settings(**about["encoder"]["options"]), len(about["labels"]) + 1)
+    weights.load_strict(net, weights.read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
+    labels = [{key: label[key] for key in ("name", "id", "group")} for label in about["labels"]]
+    patch, spacing = tuple(about["patch"]), tuple(about["spacing_mm"])
+    net = net.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    preprocess = Preprocess.model_validate(about["preprocess"])
+    return Model(net, about["encoder"], preprocess, labels, patch, about["overlap"], spacing)
+
+
+@contextmanager
+def _evaluating(net: nn.Module) -> Iterator[None]:
+    """Put a net into evaluation mode, and each of its layers back after."""
+    modes = {layer: layer.training for layer in net.modules()}
+    net.eval()
+    try:
+        yield
+    finally:
+        for layer, mode in modes.items():
+            layer.training = mode
+
+
+def _autocast(device: torch.device) -> torch.autocast:
+    kinds = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+    kind = kinds.get(loop.precision()) if device.type == "cuda" else None
+    return torch.autocast(device.type, dtype=kind or torch.bfloat16, enabled=kind is not None)

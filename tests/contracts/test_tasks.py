@@ -1,0 +1,169 @@
+"""Every task plug-in keeps the contract on three tiny cases; then what is said of ``segment`` alone."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from ctfm import plugins, weights
+from ctfm.errors import UserError
+from ctfm.imaging import store
+from ctfm.imaging.volume import Volume, read_image, write_nifti
+from ctfm.tasks import _model, _overlay, segment
+from ctfm.training import checkpoints
+from tests.makers import random_encoder, stored_cases
+
+SMALL = {"segment": {"patch": (16, 32, 32), "epochs": 2, "batch": 2, "overlap": 0.25, "validate_every": 1}}
+ROW = {"case_id", "patient", "label", "group", "metric", "value", "note"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_threads():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory):
+    return stored_cases(tmp_path_factory.mktemp("cases"), 3)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return random_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(autouse=True)
+def in_process(monkeypatch):
+    monkeypatch.setenv("CTFM_MACHINE", '{"loader_workers": 0}')
+
+
+@pytest.mark.parametrize("name", plugins.names("tasks"))
+def test_contract(name, cases, encoder, tmp_path):
+    task = plugins.get("tasks", name)
+    settings = task.Settings(**SMALL.get(name, {}))
+    facts = task.fit(settings, encoder, cases[:2], cases[2:], tmp_path, seed=0)
+    json.dumps(facts)
+    about = json.loads((tmp_path / "model/model.json").read_text())
+    assert about["task"] == name
+    assert str(tmp_path) not in json.dumps([facts, about])
+    task.predict(tmp_path / "model", cases, tmp_path / "predictions")
+    rows = task.measure(settings, cases, tmp_path / "predictions")
+    assert rows and all(set(row) == ROW for row in rows)
+    assert {row["case_id"] for row in rows} <= {case.case for case in cases}
+    assert all(isinstance(value, float) for value in task.scores(rows).values())
+    assert isinstance(task.picture(settings, cases[0], tmp_path / "predictions"), Figure | None)
+
+
+def fit(cases, encoder, out, val=(), seed=0, frozen=False, **options):
+    settings = segment.Settings(**{**SMALL["segment"], **options})
+    return settings, segment.fit(settings, encoder, cases, list(val), out, seed=seed, frozen=frozen)
+
+
+def tensors(out):
+    return weights.read_tensors(out / "model/model.safetensors")
+
+
+def test_a_frozen_encoder_stays_as_it_was_with_its_statistics(cases, encoder, tmp_path):
+    before = weights.load_encoder(encoder).module.state_dict()
+    for name, frozen in (("frozen", True), ("free", False)):
+        fit(cases, encoder, tmp_path / name, frozen=frozen)
+        after = tensors(tmp_path / name)
+        same = {key: torch.equal(value, after[f"encoder.{key}"]) for key, value in before.items()}
+        assert all(same.values()) if frozen else not any(v for k, v in same.items() if "running_mean" in k)
+    decoder = [k for k in after if k.startswith("up_layers") and "conv1" in k]
+    assert decoder and any(not torch.equal(after[k], tensors(tmp_path / "frozen")[k]) for k in decoder)
+
+
+def test_training_learns_the_boxes_and_is_known_by_its_seed(cases, encoder, tmp_path):
+    options = {"epochs": 25, "learning_rate": 5e-3, "warmup_epochs": 1, "validate_every": 25}
+    settings, facts = fit(cases, encoder, tmp_path / "a", val=cases[2:], **options)
+    segment.predict(tmp_path / "a/model", cases, tmp_path / "a/predictions")
+    scores = segment.scores(segment.measure(settings, cases, tmp_path / "a/predictions"))
+    assert scores["micro_dice"] > 0.6
+    assert facts["checkpoint"] == checkpoints.BEST
+    again = {}
+    for name, seed in (("b", 0), ("c", 0), ("d", 1)):
+        fit(cases, encoder, tmp_path / name, seed=seed)
+        again[name] = tensors(tmp_path / name)
+    assert all(torch.equal(again["b"][k], again["c"][k]) for k in again["b"])
+    assert not all(torch.equal(again["b"][k], again["d"][k]) for k in again["b"])
+
+
+def test_predictions_are_in_ids_of_the_data_set_on_the_grid_of_the_case(cases, encoder, tmp_path):
+    fit(cases, encoder, tmp_path, labels=("spleen", "cardiac"))
+    about = json.loads((tmp_path / "model/model.json").read_text())
+    assert [(x["output"], x["id"], x["name"], x["group"]) for x in about["labels"]] == [
+        (1, 1, "spleen", "organs"),
+        (2, 52, "aorta", "cardiac"),
+    ]
+    assert about["spacing_mm"] == [2, 2, 2]
+    segment.predict(tmp_path / "model", cases[:1], tmp_path / "predictions")
+    found = read_image(tmp_path / "predictions" / f"{cases[0].case}.nii.gz")
+    truth = store.open_volume(cases[0].image)
+    assert found.shape == truth.shape and np.allclose(found.affine, truth.affine)
+    assert set(np.unique(found.array)) <= {0, 1, 52}
+    assert json.loads((tmp_path / "predictions/labels.json").read_text()) == {"spleen": 1, "aorta": 52}
+
+
+def test_a_perfect_prediction_has_dice_1_and_micro_dice(cases, tmp_path):
+    for case in cases:
+        write_nifti(store.open_volume(case.label).load(), tmp_path / f"{case.case}.nii.gz")
+    rows = segment.measure(segment.Settings(), cases, tmp_path)
+    assert {row["value"] for row in rows} == {1.0}
+    assert {row["metric"] for row in rows} == {"dice", "dice_strict", "micro_dice"}
+    assert {row["label"]: row["group"] for row in rows if row["metric"] == "dice"} == {
+        "spleen": "organs",
+        "liver": "organs",
+        "aorta": "cardiac",
+    }
+    assert segment.scores(rows) == {"macro_dice": 1.0, "micro_dice": 1.0}
+    figure = segment.picture(segment.Settings(), cases[0], tmp_path)
+    assert [ax.get_title() for ax in figure.axes[:3]] == ["CT", "truth", "prediction"]
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"spleen", "liver", "aorta"}
+
+
+def test_bad_input_is_told(cases, encoder, tmp_path):
+    with pytest.raises(UserError, match=r"'live' is neither a label nor a group.*did you mean 'liver'"):
+        fit(cases, encoder, tmp_path, labels=("live",))
+    with pytest.raises(UserError, match="patch: 24 is no multiple of 16"):
+        fit(cases, encoder, tmp_path, patch=(24, 32, 32))
+    with pytest.raises(UserError, match="no training case"):
+        fit([], encoder, tmp_path)
+    with pytest.raises(UserError, match="predict this case first"):
+        segment.measure(segment.Settings(), cases, tmp_path)
+    shifted = store.open_volume(cases[0].label).load()
+    write_nifti(Volume(shifted.array, shifted.affine @ np.diag([2, 1, 1, 1])), tmp_path / f"{cases[0].case}.nii.gz")
+    with pytest.raises(UserError, match="grid_differs"):
+        segment.measure(segment.Settings(), cases, tmp_path)
+
+
+def test_a_model_refuses_another_spacing_and_other_weights(cases, encoder, tmp_path):
+    fit(cases, encoder, tmp_path)
+    image = store.open_volume(cases[0].image).load()
+    store.save(Volume(image.array, image.affine @ np.diag([2, 1, 1, 1])), tmp_path / "thick.b2nd")
+    with pytest.raises(UserError, match="spacing 4 x 2 x 2 mm; the model works at 2 x 2 x 2 mm"):
+        _model.load(tmp_path / "model").segment(tmp_path / "thick.b2nd")
+    about = json.loads((tmp_path / "model/model.json").read_text())
+    about["encoder"]["options"]["init_filters"] = 8
+    (tmp_path / "model/model.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match="weights don't fit"):
+        _model.load(tmp_path / "model")
+
+
+def test_fewer_validation_cases_can_be_asked_for(cases, encoder, tmp_path):
+    _, facts = fit(cases[:1], encoder, tmp_path, val=cases, validation_cases=1)
+    assert len(facts["val"]) == 1
+
+
+def test_the_picture_takes_the_planes_with_most_labels():
+    labels = np.zeros((6, 7, 8), np.uint8)
+    labels[4, 2, 3], labels[4, 2, 5], labels[1, 2, 3] = 1, 2, 3
+    z, y, _ = _overlay.best_planes(labels)
+    assert (z, y) == (4, 2)
+    colours = _overlay.palette([1, 2, 50])
+    assert colours[[1, 2, 50], 3].tolist() == [1, 1, 1] and colours[3, 3] == 0
+    assert len(np.unique(colours[[1, 2, 50], :3], axis=0)) == 3
