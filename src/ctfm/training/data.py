@@ -176,7 +176,7 @@ def batches(
     for batch in loader:
         errors = batch.pop("errors")
         if errors:
-            raise UserError("; ".join(errors))
+            raise UserError("; ".join(dict.fromkeys(errors)))
         yield batch
 
 

@@ -142,9 +142,9 @@ class Keeper(lightning.Callback):
         checkpoints.save(trainer, last)
         if trainer.is_global_zero:
             if self.plan.due(epoch, self.plan.checkpoint_every):
-                checkpoints.link(last, folder / checkpoints.name(epoch))
+                checkpoints.copy(last, folder / checkpoints.name(epoch))
             if improved:
-                checkpoints.link(last, folder / checkpoints.BEST)
+                checkpoints.copy(last, folder / checkpoints.BEST)
             write_history(self.progress.history, self.plan.folder)
 
     def _row(self, trainer: Any, epoch: int) -> dict[str, float]:
