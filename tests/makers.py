@@ -7,7 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from ctfm import plugins, weights
+from ctfm import plugins, tables, weights
 from ctfm.imaging import store
 from ctfm.imaging.volume import Volume
 from ctfm.tasks import CaseFile
@@ -90,3 +90,16 @@ def random_encoder(folder: Path, seed=0) -> Path:
         state = plugin.build(plugin.Settings(**options)).state_dict()
     weights.save_encoder(folder, name="tiny", kind="segresnet", options=options, state=state, facts={})
     return folder
+
+
+def case_table(folder: Path, splits: dict[str, int]) -> Path:
+    """Write stored cases and their table: {split: number of cases}."""
+    stored = stored_cases(folder, sum(splits.values()))
+    names = [split for split, count in splits.items() for _ in range(count)]
+    rows = [
+        {"case": c.case, "patient": c.patient, "split": split, "status": "ok", "reason": "", "detail": ""}
+        | {"image": c.image.name, "label": c.label.name, "labels": ["liver"], "shape": [1], "spacing": [2.0]}
+        for c, split in zip(stored, names, strict=True)
+    ]
+    tables.write(tables.of("cases", rows), "cases", folder / "cases.parquet")
+    return folder / "cases.parquet"

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ctfm import cases, tables
+from ctfm.errors import UserError
+from ctfm.tasks import CaseFile
+
+
+@pytest.fixture
+def path(tmp_path):
+    rows = [
+        ("s2", "p2", "train", "ok"),
+        ("s1", "p1", "train", "ok"),
+        ("s3", "p3", "test", "ok"),
+        ("s4", "p4", "", "excluded"),
+    ]
+    table = [
+        {"case": c, "patient": p, "split": s, "status": status, "image": f"{c}.b2nd", "label": f"{c}_label.b2nd"}
+        for c, p, s, status in rows
+    ]
+    tables.write(tables.of("cases", table), "cases", tmp_path / "cases.parquet")
+    return tmp_path / "cases.parquet"
+
+
+def test_cases_of_a_split_are_sorted_and_usable(path):
+    table = cases.usable(path)
+    assert list(table["case"]) == ["s1", "s2", "s3"]
+    found = cases.of_split(table, path.parent, "train")
+    assert found[0] == CaseFile("s1", "p1", path.parent / "s1.b2nd", path.parent / "s1_label.b2nd")
+    assert [c.case for c in found] == ["s1", "s2"]
+    assert cases.of_split(table, path.parent, "val") == []
+
+
+def test_the_hash_is_of_usable_cases_and_splits_in_any_order(path):
+    table = cases.usable(path)
+    assert cases.split_hash(table) == cases.split_hash(table[::-1]) == cases.split_hash(tables.read("cases", path))
+    assert cases.split_hash(table) != cases.split_hash(table.assign(split="train"))
+
+
+def test_a_shared_patient_is_refused():
+    here, there = (CaseFile(name, "p7", Path(), Path()) for name in ("a", "b"))
+    with pytest.raises(UserError, match="patient 'p7' is in two places"):
+        cases.check_apart([here], [there], "two places")
+    cases.check_apart([here], [], "two places")
+
+
+def test_a_table_without_usable_cases_is_refused(path):
+    table = tables.read("cases", path).assign(status="excluded")
+    tables.write(table, "cases", path)
+    with pytest.raises(UserError, match="no usable case"):
+        cases.usable(path)
