@@ -118,7 +118,7 @@ def save_encoder(
     with atomic(folder / CARD) as temporary:
         temporary.write_text(_card(name, kind, preprocess, facts))
     with atomic(folder / WEIGHTS) as temporary:
-        save_file({key: _plain(value) for key, value in state.items()}, temporary, metadata={"format": "pt"})
+        save_file({key: _plain(value) for key, value in state.items()}, temporary)
 
 
 def load_encoder(folder: Path | str) -> Loaded:

@@ -18,7 +18,7 @@ def collapse(embeddings: Tensor) -> dict[str, Tensor]:
         (Roy and Vetterli, EUSIPCO 2007), at most min(n - 1, D).
     """
     with torch.autocast(embeddings.device.type, enabled=False):
-        unit = F.normalize(embeddings.double(), dim=1)  # float32 would turn rounding into rank
+        unit = F.normalize(embeddings.double().nan_to_num(), dim=1)  # float32 would turn rounding into rank
         centred = unit - unit.mean(0)
         gram = centred @ centred.T if len(unit) < unit.shape[1] else centred.T @ centred
         singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
