@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 import yaml
@@ -69,8 +70,9 @@ def test_pins_agree_everywhere():
     for file in (ROOT / "envs").glob("*.yaml"):
         (pip,) = [d["pip"] for d in yaml.safe_load(file.read_text())["dependencies"] if isinstance(d, dict)]
         assert all(lock[name] == version for name, version in (p.lower().split("==") for p in pip))
-    declared = re.findall(r'^    "([A-Za-z0-9-]+)', (ROOT / "pyproject.toml").read_text(), re.M)
-    assert {name.lower() for name in declared if name not in ("lighter-zoo",)} <= set(lock)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    assert {re.match(r"[A-Za-z0-9-]+", name)[0].lower() for name in declared} <= set(lock)
 
 
 def test_no_unsafe_loads_or_private_paths():
