@@ -150,10 +150,7 @@ class Keeper(lightning.Callback):
     def _row(self, trainer: Any, epoch: int) -> dict[str, float]:
         sums, self.progress.sums = self.progress.sums, {}
         batches = sums.pop("batches")
-        means = {
-            key: float(trainer.strategy.reduce(_scalar(value / batches, trainer), reduce_op="mean"))
-            for key, value in sums.items()
-        }
+        means = {key: value / batches for key, value in _over_processes(sums, trainer).items()}
         now = time.monotonic()
         seconds, self.epoch_clock = now - self.epoch_clock, now
         own = {"epoch": epoch, "step": self.progress.step, "loss": means.pop("loss"), "lr": self.lr}
@@ -183,6 +180,7 @@ class Keeper(lightning.Callback):
         finished = self.progress.step >= self.plan.steps
         if finished or not trainer.strategy.reduce_boolean_decision(self.stop, all=False):
             return
+        self.progress.sums = _over_processes(self.progress.sums, trainer)
         checkpoints.save(trainer, self.plan.checkpoints / checkpoints.LAST)
         log.warning("asked to stop: saved step %d of %d; start it again to go on", self.progress.step, self.plan.steps)
         raise SystemExit(128 + signal.SIGTERM)
@@ -210,8 +208,12 @@ def _validated(trainer: Any, module: Any, validate: Validate) -> dict[str, float
     return trainer.strategy.broadcast(result)
 
 
-def _scalar(value: float, trainer: Any) -> torch.Tensor:
-    return torch.tensor(value, dtype=torch.float64, device=trainer.strategy.root_device)
+def _over_processes(values: dict[str, float], trainer: Any) -> dict[str, float]:
+    """Return the means over the processes that train together."""
+    if trainer.world_size == 1 or not values:
+        return values
+    local = torch.tensor(list(values.values()), dtype=torch.float64, device=trainer.strategy.root_device)
+    return dict(zip(values, trainer.strategy.reduce(local, reduce_op="mean").tolist(), strict=True))
 
 
 def _shown(row: dict[str, float]) -> str:

@@ -160,3 +160,5 @@ def _quiet() -> None:
     for logger in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(logger).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning.*")
+    if rank() > 0:  # the first process speaks for all
+        logging.getLogger("ctfm").setLevel(logging.ERROR)
