@@ -69,6 +69,8 @@ def everything(root: Path) -> Path:
 
 
 DATASET = "datasets/phantoms/run.json"
+SIZES = {"download_TB": 1.0, "volumes_TB": 0.1, "peak_disk_TB": 0.5, "free_disk_TB": 2.0}
+PLAN = {"series": 15, "files": 99, "shards": 1, "cpu_hours": 3.0, "assumptions": {"volumes": "as measured"}, **SIZES}
 
 
 def corpus(root: Path) -> None:
@@ -78,7 +80,7 @@ def corpus(root: Path) -> None:
     tables.write(tables.of("funnel", funnel), "funnel", folder / "funnel.parquet")
     collections = [{"collection_id": "made_up", "series": 15, "paper_series": None, "license": "CC BY 4.0"}]
     tables.write(tables.of("collections", collections), "collections", folder / "collections.parquet")
-    write_json({"series": 15, "download_TB": 0.001, "assumptions": {"volumes": "…"}}, folder / "plan.json")
+    write_json(PLAN, folder / "plan.json")
     volumes = root / "volumes/phantom"
     rows = [
         {"SeriesInstanceUID": "1.2.3", "collection_id": "made_up", "shard": 0, "status": "ok", "path": "gone.b2nd"},

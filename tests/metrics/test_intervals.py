@@ -102,7 +102,9 @@ def test_pairing_uses_only_what_both_have():
 
 def test_ties_are_no_wins_and_distances_win_when_smaller():
     a, b = np.array([[1.0, 2.0, 3.0]] * 4), np.array([[1.0, 3.0, 4.0]] * 4)
-    assert intervals.compare(a, b, whole(3), PLAN)["all"].win_rate.estimate == 0.0
+    more = intervals.compare(a, b, whole(3), PLAN)["all"]
+    assert more.win_rate.estimate == 0.0
+    assert more.ties == 1
     less = intervals.compare(a, b, whole(3), PLAN, lower_is_better=True)["all"]
     assert less.win_rate.estimate == pytest.approx(2 / 3)
     assert less.difference.estimate == pytest.approx(-2 / 3)

@@ -50,7 +50,7 @@ def made(root, title=REPORT):
     page = Checker()
     page.feed(out.read_text())
     assert page.open == []
-    page.words = re.sub(r"\s+", " ", " ".join(page.text))
+    page.words = re.sub(r"\s+", " ", " ".join(page.text))  # no-break spaces too
     return page
 
 
@@ -70,8 +70,10 @@ def test_a_whole_run_is_told_and_nothing_is_loaded_from_elsewhere(tmp_path):
         "epoch=0001.ckpt",
         "highest mean",
         "no_label: 1",
+        "as measured",
         "1 min 26 s",
         "2.00",
+        "take them for a sketch",
         "numpy",
         "95 % bootstrap interval over 12 patients",
     ):

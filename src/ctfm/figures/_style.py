@@ -15,6 +15,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.transforms import Bbox
 
 from ctfm.config import Figures
@@ -74,7 +75,8 @@ def looks(encoders: Iterable[str], reference: str = "") -> dict[str, Look]:
 def blank(settings: Figures, height: float) -> Figure:
     """Return an empty figure of the set width, ``height`` times as high."""
     width = settings.width_mm / MM_PER_INCH
-    return Figure(figsize=(width, width * height), layout="constrained", facecolor="white")
+    engine = ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.05)
+    return Figure(figsize=(width, width * height), layout=engine, facecolor="white")
 
 
 def heading(axes: Axes, letter: str, title: str) -> None:

@@ -40,11 +40,12 @@ class Interval(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """An encoder against a reference on the same patients."""
+    """An encoder against a reference on the same patients; ``ties`` counts labels with equal means."""
 
     difference: Interval
     win_rate: Interval
     p_value: float
+    ties: int
 
 
 @lru_cache(maxsize=2)
@@ -126,6 +127,7 @@ def compare(
             _interval(macro_mean(here[c]), macro_mean(drawn[:, c]), a[:, c], plan),
             _interval(win_rate(sign * here[c]), win_rate(sign * drawn[:, c]), a[:, c], plan),
             wilcoxon(a[:, c], b[:, c]),
+            int((here[c] == 0).sum()),
         )
         for name, c in _columns(groups)
     }

@@ -111,7 +111,7 @@ def _against(
         yield {**row, "note": "paired difference over the same patients; p by Wilcoxon, not adjusted"}
         if len(groups[group]) > 1:
             wins = {**row, **pair.win_rate._asdict(), "metric": here["metric"] + WIN_RATE, "p_value": np.nan}
-            yield {**wins, "note": f"share of {len(groups[group])} labels, strict"}
+            yield {**wins, "note": f"{pair.ties} ties among {len(groups[group])} labels"}
 
 
 def _as_published(

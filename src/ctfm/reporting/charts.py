@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +71,10 @@ def refused(table: pd.DataFrame, folder: Path) -> list[dict[str, str]]:
     """Return pictures of a few refused series of each reason, where the preparation kept one."""
     shown = []
     for reason, rows in table[table.status != "ok"].groupby("reason", sort=True):
-        found = [(row, _thumbnail(row, folder)) for row in rows.itertuples()]
-        kept = [(row, path) for row, path in found if path.is_file()][:THUMBNAILS]
-        shown += [
-            {"image": file_uri(path), "text": f"{reason}: {row.detail}", "uid": row.SeriesInstanceUID}
-            for row, path in kept
-        ]
+        found = ((row, _thumbnail(row, folder)) for row in rows.itertuples())
+        for row, path in islice(((row, path) for row, path in found if path.is_file()), THUMBNAILS):
+            text = f"{reason}: {row.detail}"
+            shown.append({"image": file_uri(path), "text": text, "uid": row.SeriesInstanceUID})
     return shown
 
 
@@ -86,7 +85,7 @@ def _thumbnail(row: Any, folder: Path) -> Path:
 def samples(table: pd.DataFrame, folder: Path) -> list[dict[str, str]]:
     """Return axial, coronal and sagittal planes of the first few prepared volumes that are still there."""
     good = table[table.status == "ok"].sort_values("SeriesInstanceUID")
-    kept = [row for row in good.itertuples() if (folder / row.path).is_file()][:SAMPLES]
+    kept = islice((row for row in good.itertuples() if (folder / row.path).is_file()), SAMPLES)
     return [
         {
             "image": pictures.data_uri(pictures.png(pictures.mosaic(store.open_volume(folder / row.path)))),

@@ -15,8 +15,11 @@ import pandas as pd
 
 from ctfm import files, provenance, tables
 from ctfm.errors import UserError
+from ctfm.idc import cost
 
 MIB_PER_GIB = 1024
+NARROW = "\u00a0"  # a space where no line may break
+NOT_SCORES = {"loss", "lr", "seconds", "step"}
 FOLDERS = ("phantom", "select", "volumes", "datasets", "encoders", "probe", "adapt", "evaluate")
 
 
@@ -45,7 +48,8 @@ def duration(seconds: float) -> str:
     """Return a time for people."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
+    text = f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
+    return text.replace(" ", NARROW)
 
 
 def runs(root: Path) -> dict[str, dict[str, Any]]:
@@ -89,9 +93,7 @@ def _selection(folder: Path) -> dict[str, Any]:
         licences = collections.assign(license=collections.license.fillna("unknown")).groupby("license").series.sum()
         found["licences"] = Table(["licence", "series"], [[str(k), number(int(v))] for k, v in licences.items()])
     if (folder / "plan.json").is_file():
-        plan = files.read_json(folder / "plan.json")
-        rows = [[key.replace("_", " "), number(v)] for key, v in plan.items() if isinstance(v, int | float)]
-        found["plan"] = Table(["what preparing takes", "estimate"], rows)
+        found["plan"] = cost.as_text(files.read_json(folder / "plan.json"))
     return found
 
 
@@ -133,7 +135,8 @@ def probes(root: Path) -> list[dict[str, Any]]:
         {
             "name": path.parent.name,
             "scores": tables.read("scores", path),
-            "selected": files.read_json(path.with_name("selected.json")),
+            "selected": (chosen := files.read_json(path.with_name("selected.json"))),
+            "choice": [[key, f"{v:.4g}" if isinstance(v, float) else str(v)] for key, v in chosen.items()],
         }
         for path in sorted(root.glob("probe/*/scores.parquet"))
         if path.with_name("selected.json").is_file()
@@ -172,7 +175,9 @@ def training(found: dict[str, dict[str, Any]]) -> Table:
 def _best(best: Any) -> str:
     if not isinstance(best, dict):
         return "–" if best is None else str(best)
-    return ", ".join(f"{key} {number(v, 4) if isinstance(v, float) else v}" for key, v in best.items())
+    return ", ".join(
+        f"{key} {number(value, 4 * (key != 'epoch'))}" for key, value in best.items() if key not in NOT_SCORES
+    )
 
 
 def benchmarks(root: Path) -> Table:

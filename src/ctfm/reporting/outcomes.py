@@ -9,9 +9,10 @@ import pandas as pd
 
 from ctfm import published, tables
 from ctfm.metrics.summary import OURS, PUBLISHED, WIN_RATE
-from ctfm.reporting.facts import Table, number
+from ctfm.reporting.facts import NARROW, Table, number
 
 MAIN = "dice"
+FEW = 20  # patients, below which percentile intervals are plainly too narrow
 
 
 def tasks(root: Path) -> list[dict[str, Any]]:
@@ -40,6 +41,7 @@ def _task(table: pd.DataFrame, coverage: float) -> dict[str, Any]:
         "metric": main.replace("_", " "),
         "coverage": f"{coverage:g}",
         "n": int(table.n.max()),
+        "few": int(table.n.max()) < FEW,
         "reference": next((name for name in table.reference if name), ""),
         "main": _main(overall, main),
         "groups": _plain(groups[(groups.metric == main) & (groups.group != "all")]),
@@ -63,16 +65,26 @@ def _main(overall: pd.DataFrame, metric: str) -> Table:
             [
                 row.encoder,
                 row.shots,
+                number(int(row.seeds)),
                 bounded(row),
                 number(int(row.n)),
                 bounded(as_published) if as_published else "–",
                 number(row.paper, 4),
                 _signed(row.estimate - row.paper),
                 f"{bounded(pair, sign=True)}, p {p_value(pair.p_value)}" if pair else "–",
-                f"{100 * wins.estimate:.1f} %" if wins else "–",
+                _won(wins) if wins else "–",
             ]
         )
-    head = ["encoder", "training cases", "estimate", "patients", "the paper's definition", "paper", "ours − paper"]
+    head = [
+        "encoder",
+        "training cases",
+        "seeds",
+        "estimate",
+        "patients",
+        "the paper's definition",
+        "paper",
+        "ours − paper",
+    ]
     return Table([*head, "difference to the reference", "labels won"], lines)
 
 
@@ -96,14 +108,18 @@ def _plain(rows: pd.DataFrame) -> Table:
 def bounded(row: Any, *, sign: bool = False) -> str:
     """Return an estimate with its interval as text."""
     form = "+.4f" if sign else ".4f"
-    if pd.isna(row.low):
-        return f"{row.estimate:{form}} (no interval)"
-    return f"{row.estimate:{form}} ({row.low:{form}} to {row.high:{form}})"
+    limits = "no interval" if pd.isna(row.low) else f"{row.low:{form}} to {row.high:{form}}"
+    return f"{row.estimate:{form}} ({limits})".replace(" ", NARROW)
 
 
 def p_value(value: float) -> str:
     """Return a p value as text."""
     return "–" if pd.isna(value) else "< 0.0001" if value < 1e-4 else f"= {value:.2g}"
+
+
+def _won(row: Any) -> str:
+    ties = row.note.split(" among")[0]
+    return f"{100 * row.estimate:.1f}{NARROW}% ({ties.replace(' ', NARROW)})"
 
 
 def _signed(value: float) -> str:
