@@ -108,7 +108,7 @@ def _against(
         if not pair.difference.n:
             continue
         row = {**here, **_result(group, pair.difference), "reference": name, "method": OURS, "p_value": pair.p_value}
-        yield {**row, "note": "paired difference over the same patients; p by Wilcoxon, not adjusted"}
+        yield {**row, "note": "paired over patients and labels where both have a value; p by Wilcoxon, not adjusted"}
         if len(groups[group]) > 1:
             wins = {**row, **pair.win_rate._asdict(), "metric": here["metric"] + WIN_RATE, "p_value": np.nan}
             yield {**wins, "note": f"{pair.ties} ties among {len(groups[group])} labels"}
