@@ -63,12 +63,16 @@ def test_importance_equals_monai():
     torch.testing.assert_close(tiles.importance(WINDOW), wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_each_window_is_read_in_float32_once(net):
+def test_each_window_is_read_once_and_batches_are_full(net):
     asked = []
 
     def read(start, size):
         asked.append((start, size))
         return np.zeros(size, np.int16)
 
-    tiles.segment(read, (20, 12, 16), net, classes=CLASSES, window=WINDOW, overlap=0.5)
+    def infer(images):
+        assert images.shape == (2, 1, *WINDOW) and images.dtype == torch.float32
+        return net(images)
+
+    tiles.segment(read, (20, 12, 16), infer, classes=CLASSES, window=WINDOW, overlap=0.5, batch=2)
     assert asked == [((z, 0, 0), WINDOW) for z in (0, 4, 8, 12)]

@@ -121,6 +121,9 @@ def test_views_do_not_depend_on_the_batch_they_are_in(crops):
     moving = Augment(resized_crop=(1, 1), affine_p=1.0, intensity_p=1.0, smooth_p=1.0)
     both, alone = module(moving).views(batch(crops, 0, 1)), module(moving).views(batch(crops, 1))
     assert torch.equal(both[0][1:], alone[0]) and torch.equal(both[1][1:], alone[1])
+    with torch.autocast("cpu", torch.bfloat16):
+        halved = module(moving).views(batch(crops, 0, 1))
+    assert torch.equal(both[0], halved[0]) and torch.equal(both[1], halved[1])
     still = module().views(batch(crops, 0, 1))
     assert not torch.equal(both[0], still[0]) and not torch.equal(both[1], still[1])
     assert both[0].min() >= 0 and both[0].max() <= 1 and both[1].dtype == torch.int64

@@ -24,7 +24,7 @@ from ctfm.imaging.volume import Volume
 from ctfm.training import loop
 
 WEIGHTS, ABOUT = "model.safetensors", "model.json"
-WINDOWS_AT_ONCE = {"cuda": 2, "cpu": 1}
+WINDOWS_AT_ONCE = 2
 SPACING_TOLERANCE = 0.01
 
 
@@ -77,7 +77,7 @@ class Model:
                 classes=len(self.labels) + 1,
                 window=self.patch,
                 overlap=self.overlap,
-                batch=WINDOWS_AT_ONCE.get(device.type, 1),
+                batch=WINDOWS_AT_ONCE,
                 device=device,
             )
         ids = np.array([0, *(label["id"] for label in self.labels)], np.uint8)
@@ -146,6 +146,5 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
 
 
 def _autocast(device: torch.device) -> torch.autocast:
-    kinds = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-    kind = kinds.get(loop.precision()) if device.type == "cuda" else None
+    kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(loop.precision())
     return torch.autocast(device.type, dtype=kind or torch.bfloat16, enabled=kind is not None)

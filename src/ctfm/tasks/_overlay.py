@@ -81,7 +81,8 @@ def blend(grey: np.ndarray, colours: np.ndarray) -> np.ndarray:
 
 
 def _legend(figure: Figure, labels: list[dict[str, Any]], colours: np.ndarray) -> None:
-    handles = [Patch(color=tuple(colours[label["id"], :3].tolist()), label=label["name"]) for label in labels[:MOST_NAMES]]
+    rgb = {label["name"]: tuple(colours[label["id"], :3].tolist()) for label in labels[:MOST_NAMES]}
+    handles = [Patch(color=colour, label=name) for name, colour in rgb.items()]
     if len(labels) > MOST_NAMES:
         handles.append(Patch(color="none", label=f"and {len(labels) - MOST_NAMES} more"))
     if handles:

@@ -156,10 +156,11 @@ class Segmentation(lightning.LightningModule):
         """Return images in [0, 1] and classes, each (B, 1, Z, Y, X), moved alike; the item alone tells how."""
         images, classes = self.scaling.scale(batch["crops"][:, :1]), batch["crops"][:, 1:].long()
         made = []
-        for i, item in enumerate(batch["items"]):
-            random = seeds.torch_generator("cpu", self.recipe.seed, "augment", item)
-            part = slice(i, i + 1)
-            made.append(augment.paired(images[part], classes[part], self.recipe.augment, random, self.spacing_mm))
+        with torch.autocast(images.device.type, enabled=False):  # positions need all their digits
+            for i, item in enumerate(batch["items"]):
+                random = seeds.torch_generator("cpu", self.recipe.seed, "augment", item)
+                part = slice(i, i + 1)
+                made.append(augment.paired(images[part], classes[part], self.recipe.augment, random, self.spacing_mm))
         return torch.cat([image for image, _ in made]), torch.cat([label for _, label in made])
 
     def configure_optimizers(self) -> Any:
