@@ -38,7 +38,9 @@ def reader(volume):
 @pytest.mark.parametrize("batch", [1, 3])
 def test_equals_monai(net, shape, overlap, batch):
     volume = np.random.default_rng(0).random(shape, np.float32)
-    ours = tiles.segment(reader(volume), shape, net, classes=CLASSES, window=WINDOW, overlap=overlap, batch=batch)
+    ours = tiles.segment(
+        reader(volume), shape, net, classes=CLASSES, window=WINDOW, overlap=overlap, batch=batch, device="cpu"
+    )
     logits = sliding_window_inference(
         torch.from_numpy(volume)[None, None], WINDOW, 2, net, overlap=overlap, mode="gaussian"
     )[0]
@@ -74,5 +76,5 @@ def test_each_window_is_read_once_and_batches_are_full(net):
         assert images.shape == (2, 1, *WINDOW) and images.dtype == torch.float32
         return net(images)
 
-    tiles.segment(read, (20, 12, 16), infer, classes=CLASSES, window=WINDOW, overlap=0.5, batch=2)
+    tiles.segment(read, (20, 12, 16), infer, classes=CLASSES, window=WINDOW, overlap=0.5, batch=2, device="cpu")
     assert asked == [((z, 0, 0), WINDOW) for z in (0, 4, 8, 12)]

@@ -122,6 +122,7 @@ def scores(**values):
 def test_equals_go_to_the_earliest_and_means_are_over_seeds():
     chosen = select(scores(e9=(0.5, 0.7), e3=(0.6, 0.6 - 1e-7), e1=(0.9, 0.1)), "m")
     assert (chosen["checkpoint"], chosen["epoch"]) == ("e3", 3)
+    assert chosen["why"] == "highest mean m over 2 seed(s) of 3 checkpoints; the earliest of 2 equal ones"
     assert select(scores(e1=(0.1,), e2=(float("nan"),), e3=(0.2,)), "m")["checkpoint"] == "e3"
     with pytest.raises(UserError, match="was not measured"):
         select(scores(e1=(float("nan"),)), "m")

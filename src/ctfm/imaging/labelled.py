@@ -98,6 +98,7 @@ def read_scan(path: Path) -> Volume:
 def _not_finite(path: Path, image: Volume) -> int:
     """Count voxels that are no number. ITK reads those of a NIfTI file as zero, so nibabel is asked."""
     array = image.array
-    if ".nii" in path.suffixes and nib.load(path).get_data_dtype().kind == "f":
-        array = np.asanyarray(nib.load(path).dataobj)
+    if ".nii" in path.suffixes:
+        file = nib.nifti1.load(path)
+        array = np.asanyarray(file.dataobj) if file.get_data_dtype().kind == "f" else array
     return int(np.count_nonzero(~np.isfinite(array)))

@@ -10,6 +10,7 @@ import torch
 
 Voxels = tuple[int, int, int]
 Read = Callable[[Voxels, Voxels], np.ndarray]
+Device = torch.device | str
 Infer = Callable[[torch.Tensor], torch.Tensor]
 
 SIGMA = 0.125  # of the window's edge, as MONAI's Gaussian importance
@@ -24,7 +25,7 @@ def starts(size: int, window: int, overlap: float) -> list[int]:
     return [*range(0, size - window, step), size - window]
 
 
-def importance(window: Voxels, device: torch.device | str = "cpu") -> torch.Tensor:
+def importance(window: Voxels, device: Device = "cpu") -> torch.Tensor:
     """Return the Gaussian weight (z, y, x) of a window's voxels: about 1 in the middle, at least 0.001."""
     axes = []
     for edge in window:
@@ -35,15 +36,7 @@ def importance(window: Voxels, device: torch.device | str = "cpu") -> torch.Tens
 
 
 def segment(
-    read: Read,
-    shape: Voxels,
-    infer: Infer,
-    *,
-    classes: int,
-    window: Voxels,
-    overlap: float,
-    batch: int = 1,
-    device: torch.device | str = "cpu",
+    read: Read, shape: Voxels, infer: Infer, *, classes: int, window: Voxels, overlap: float, batch: int, device: Device
 ) -> np.ndarray:
     """Give every voxel the class with the largest Gaussian-weighted sum of logits over all windows.
 
@@ -57,42 +50,54 @@ def segment(
         classes: number of classes, at most 256.
         window: voxels (z, y, x) of a window; a smaller scan is centred in one.
         overlap: share of a window that the next one covers again, 0 to below 1.
-        batch: windows at once; a batch is always full, by repeating its last window, as the speed of convolutions
-            depends on it (on a CPU one window alone takes eight times as long).
+        batch: windows at once, the last one repeated if need be: a lone window takes a CPU eight times as long.
         device: where ``infer`` works.
 
     Returns:
         (z, y, x) uint8 classes.
     """
-    margin = [max(0, w - n) // 2 for w, n in zip(window, shape, strict=True)]
     padded = tuple(max(w, n) for w, n in zip(window, shape, strict=True))
+    margin = [(p - n) // 2 for p, n in zip(padded, shape, strict=True)]
     at = [starts(n, w, overlap) for n, w in zip(padded, window, strict=True)]
+    places = [(y - margin[1], x - margin[2]) for y, x in product(at[1], at[2])]
     out = np.empty(padded, np.uint8)
     sums = _zeros((classes, window[0], *padded[1:]), torch.device(device))
     weight = importance(window, device)
-    for layer, (z, below) in enumerate(zip(at[0], [*at[0][1:], padded[0]], strict=True)):
-        for places in _batches(list(product(at[1], at[2])), batch):
-            boxes = [read((z - margin[0], y - margin[1], x - margin[2]), window) for y, x in places]
-            boxes += boxes[-1:] * (batch - len(boxes))
-            images = torch.from_numpy(np.stack(boxes)[:, None]).float().to(device)
-            for (y, x), logits in zip(places, infer(images), strict=False):
-                target = sums[:, :, y : y + window[1], x : x + window[2]]
-                target += (logits.float() * weight).to(sums)
-        done = below - z
-        out[z:below] = sums[:, :done].argmax(dim=0).to(torch.uint8).cpu().numpy()
-        if layer + 1 < len(at[0]):
-            sums = _advance(sums, done)
+    for z, below in zip(at[0], [*at[0][1:], padded[0]], strict=True):
+        for y, x, logits in _layer(read, infer, z - margin[0], places, window, batch, device):
+            target = sums[:, :, y + margin[1] :, x + margin[2] :][:, :, : window[1], : window[2]]
+            target += (logits.float() * weight).to(sums)
+        out[z:below] = sums[:, : below - z].argmax(dim=0).to(torch.uint8).cpu().numpy()
+        _advance(sums, below - z)
     inside = tuple(slice(m, m + n) for m, n in zip(margin, shape, strict=True))
     return np.ascontiguousarray(out[inside])
 
 
-def _advance(sums: torch.Tensor, done: int) -> torch.Tensor:
+def _layer(
+    read: Read,
+    infer: Infer,
+    z: int,
+    places: list[tuple[int, int]],
+    window: Voxels,
+    batch: int,
+    device: Device,
+) -> Iterator[tuple[int, int, torch.Tensor]]:
+    """Yield (y, x, logits) of the windows that start at height ``z``; every batch is full."""
+    for first in range(0, len(places), batch):
+        some = places[first : first + batch]
+        boxes = [read((z, y, x), window) for y, x in some]
+        boxes += boxes[-1:] * (batch - len(boxes))
+        images = torch.from_numpy(np.stack(boxes)[:, None]).float().to(device)
+        for (y, x), logits in zip(some, infer(images), strict=False):
+            yield y, x, logits
+
+
+def _advance(sums: torch.Tensor, done: int) -> None:
     """Drop the first ``done`` slices, in place: one slice at a time, as source and target overlap."""
     height = sums.shape[1]
     for z in range(height - done):
         sums[:, z] = sums[:, z + done]
     sums[:, max(0, height - done) :] = 0
-    return sums
 
 
 def _zeros(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
@@ -101,8 +106,3 @@ def _zeros(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
     if device.type == "cuda" and need > torch.cuda.mem_get_info(device)[0] // 2:
         return torch.zeros(shape)
     return torch.zeros(shape, device=device)
-
-
-def _batches(items: list[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

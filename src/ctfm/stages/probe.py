@@ -70,14 +70,16 @@ def select(table: pd.DataFrame, metric: str) -> dict[str, Any]:
     if means.empty:
         known = sorted(set(table["metric"]))
         raise UserError(f"probe.metric: '{metric}' was not measured{nearest(metric, known)}")
-    best = means[means["value"] >= means["value"].max() - TIE].iloc[0]
+    equal = means[means["value"] >= means["value"].max() - TIE]
+    best = equal.iloc[0]
     seeds = own["seed"].nunique()
     return {
         "checkpoint": str(best.name),
         "epoch": int(best["epoch"]),
         "metric": metric,
         "value": float(best["value"]),
-        "why": f"highest mean {metric} over {seeds} seed(s) among {len(means)} checkpoints; equals: the earliest",
+        "why": f"highest mean {metric} over {seeds} seed(s) of {len(means)} checkpoints"
+        + (f"; the earliest of {len(equal)} equal ones" if len(equal) > 1 else ""),
     }
 
 

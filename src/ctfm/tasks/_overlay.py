@@ -19,7 +19,7 @@ INCHES = 2.4
 
 
 def draw(name: str, image: Volume, truth: Volume, prediction: Volume, labels: list[dict[str, Any]]) -> Figure:
-    """Draw two rows (coronal, axial) of three columns (CT, truth, prediction) with a legend of names.
+    """Draw two rows (coronal, axial) of three columns (CT, truth, prediction) with a legend of names, largest first.
 
     The planes pass where the most labels are met. No global state of matplotlib is used.
 
@@ -36,19 +36,20 @@ def draw(name: str, image: Volume, truth: Volume, prediction: Volume, labels: li
     dz, dy, dx = image.spacing
     figure = Figure(figsize=(3 * INCHES + 1.8, 2 * INCHES), layout="constrained", facecolor="white")
     axes = figure.subplots(2, 3)
-    seen: set[int] = set()
+    seen = np.zeros(256, int)
     cut = [planes(v, at) for v in (image.array, shown[0], shown[1])]
     for row, (which, aspect) in enumerate(((1, dz / dx), (0, dy / dx))):
         grey = window(cut[0][which])
         for column, title in enumerate(COLUMNS):
             ids = cut[column][which] if column else np.zeros(grey.shape, np.uint8)
-            seen |= set(np.unique(ids).tolist())
+            seen += np.bincount(ids.ravel(), minlength=256)
             ax = axes[row, column]
             ax.imshow(blend(grey, colours[ids]), aspect=aspect, interpolation="nearest")
             ax.set_axis_off()
             if row == 0:
                 ax.set_title(title, fontsize=8)
-    _legend(figure, [label for label in labels if label["id"] in seen], colours)
+    by_size = sorted((label for label in labels if seen[label["id"]]), key=lambda label: -seen[label["id"]])
+    _legend(figure, by_size, colours)
     figure.suptitle(name, fontsize=8)
     return figure
 

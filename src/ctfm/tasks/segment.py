@@ -65,7 +65,7 @@ def fit(
     seed: int,
     frozen: bool = False,
 ) -> dict[str, Any]:
-    """Train, or go on where an earlier start stopped, and write ``out/model``.
+    """Train, or go on where an earlier start stopped, and write ``out/model``; returns facts for run.json.
 
     The model is that of the best macro Dice on the validation cases; without such cases, the last one.
 
@@ -78,24 +78,16 @@ def fit(
         seed: of the decoder's weights, the crops and their views.
         frozen: train the decoder alone.
 
-    Returns:
-        Facts for run.json.
-
     Raises:
         UserError: the encoder, the cases or the settings don't fit.
     """
     val = sampling.few_shot(val, min(len(val), settings.validation_cases or len(val)), 0, "validation")
     model = _new(settings, weights.load_encoder(encoder), train, seed)
-    fingerprint = files.digest(
-        {
-            "settings": settings.model_dump(mode="json"),
-            "encoder": files.sha256(encoder / weights.WEIGHTS),
-            "cases": [[(c.case, store.open_volume(c.label).meta.get("key")) for c in part] for part in (train, val)],
-            "seed": seed,
-            "frozen": frozen,
-        }
-    )
-    module, facts = _trained(settings, model, train, val, out, seed=seed, frozen=frozen, fingerprint=fingerprint)
+    fingerprint = _fingerprint(settings, encoder, (train, val), seed, frozen)
+    try:
+        module, facts = _trained(settings, model, train, val, out, seed=seed, frozen=frozen, fingerprint=fingerprint)
+    except torch.OutOfMemoryError as error:
+        raise UserError("the device's memory is too small for this batch: lower machine.micro_batch") from error
     facts |= {"fingerprint": fingerprint, "frozen": frozen, "checkpoint": _keep(module, out, checkpoints.BEST)}
     if loop.rank() == 0:
         _model.save(model, out / "model", {"fingerprint": fingerprint, "checkpoint": facts["checkpoint"]})
@@ -235,6 +227,19 @@ def _trained(
         accumulate=sharing.accumulate,
     )
     return module, facts
+
+
+def _fingerprint(settings: Settings, encoder: Path, cases: tuple[list[CaseFile], ...], seed: int, frozen: bool) -> str:
+    """Return the digest of all that a training run depends on; a run with another one is not resumed."""
+    return files.digest(
+        {
+            "settings": settings.model_dump(mode="json"),
+            "encoder": files.sha256(encoder / weights.WEIGHTS),
+            "cases": [[(c.case, store.open_volume(c.label).meta.get("key")) for c in part] for part in cases],
+            "seed": seed,
+            "frozen": frozen,
+        }
+    )
 
 
 def _recipe(settings: Settings, per_epoch: int, seed: int, frozen: bool) -> Recipe:
