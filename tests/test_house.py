@@ -72,7 +72,7 @@ def test_pins_agree_everywhere():
         assert all(lock[name] == version for name, version in (p.lower().split("==") for p in pip))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
-    assert {re.match(r"[A-Za-z0-9-]+", name)[0].lower() for name in declared} <= set(lock)
+    assert {re.match(r"[A-Za-z0-9_-]+", name)[0].lower() for name in declared} <= set(lock)
 
 
 def test_no_unsafe_loads_or_private_paths():
