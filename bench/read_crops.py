@@ -17,11 +17,11 @@ from pathlib import Path
 
 import monai.transforms as mt
 import numpy as np
-from ctfm.phantom.anatomy import case
 
 from ctfm.imaging import store
 from ctfm.imaging.resample import resample
 from ctfm.imaging.volume import orient, read_image, write_nifti
+from ctfm.phantom.anatomy import case
 
 PATCH, CROPS, SPACING = (24, 128, 128), 20, (3.0, 1.0, 1.0)
 
@@ -68,9 +68,7 @@ def main() -> None:
             fast += seconds(ours, 1)
     ratio = statistics.median(a / b for a, b in zip(slow, fast, strict=True))
     print(f"volume {shape}, {CROPS} crops of {PATCH}, median of {chosen.repeats} pairs")
-    print(
-        f"published {statistics.median(slow):.3f} s, volume store {statistics.median(fast):.4f} s: {ratio:.0f} times"
-    )
+    print(f"published {statistics.median(slow):.3f} s, volume store {statistics.median(fast):.4f} s: {ratio:.0f} times")
 
 
 if __name__ == "__main__":

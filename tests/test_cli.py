@@ -35,7 +35,7 @@ def test_an_unknown_command_names_the_nearest():
     [
         (["select", "--config", "none.yaml", "--corpus", "x", "--out", "o"], "none.yaml: no such file"),
         (["pretrain", "--volumes", "none.parquet", "--out", "o"], "--config"),
-        (["plan", "--spec", "{", "--series", "s", "--out", "o"], "not valid JSON"),
+        (["select", "--spec", "{", "--out", "o"], "not valid JSON"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(tmp_path, arguments, words):
