@@ -8,9 +8,9 @@ import boto3
 import pandas as pd
 import pytest
 import yaml
-from ctfm.idc.folder import index_folder
 from moto.server import ThreadedMotoServer
 
+from ctfm.idc.folder import index_folder
 from ctfm.imaging import store
 
 pytestmark = pytest.mark.workflow
