@@ -10,6 +10,9 @@ import torch
 
 from ctfm.training import optim, seeds
 
+# Sums depend on the number of threads; every process of a test must have the same.
+torch.set_num_threads(1)
+
 STEPS, PER_EPOCH, ACCUMULATE = 12, 4, 2
 
 
