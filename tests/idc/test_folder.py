@@ -6,6 +6,7 @@ import logging
 import shutil
 
 import numpy as np
+import pydicom
 import pytest
 
 from ctfm.config import Corpus
@@ -81,3 +82,15 @@ def test_real_scans(shared_data):
     table = index_folder(shared_data / "dicom").set_index("series_aws_url")
     assert table.loc["file:head_axial_1mm/*", "instanceCount"] == 70
     assert table.loc["file:mr_not_ct/*", "Modality"] == "MR"
+
+
+def test_anonymised_series_get_a_stable_identifier_of_their_folder(tmp_path):
+    for file in series(tmp_path / "stripped", "1.2.1").iterdir():
+        header = pydicom.dcmread(file)
+        del header.SeriesInstanceUID
+        header.save_as(file)
+    series(tmp_path / "whole", "1.2.2")
+    table = index_folder(tmp_path).set_index("series_aws_url")
+    made = table.loc["file:stripped/*", "SeriesInstanceUID"]
+    assert made.startswith("2.25.") and table.loc["file:stripped/*", "instanceCount"] == 4
+    assert made == index_folder(tmp_path).set_index("series_aws_url").loc["file:stripped/*", "SeriesInstanceUID"]

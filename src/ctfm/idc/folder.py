@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pydicom
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import generate_uid
 
 from ctfm import logs
 from ctfm.errors import UserError
@@ -49,7 +50,8 @@ class _Series:
 def index_folder(root: Path, under: Path | None = None, licence: str = "own") -> pd.DataFrame:
     """Index all DICOM series under a folder from their headers.
 
-    Each series must have a folder of its own, as a series' address names a whole folder. Files that are not
+    Each series must have a folder of its own, as a series' address names a whole folder. Anonymised files that
+    lost their SeriesInstanceUID get one made of their folder's path. Files that are not
     DICOM, and series that share a folder or are spread over several, are left out, with a warning.
 
     Args:
@@ -92,7 +94,8 @@ def _scan(folder: Path) -> dict[str, _Series]:
         if header is None:
             unread.append(path)
             continue
-        series = found.setdefault(str(header.SeriesInstanceUID), _Series(header))
+        header.SeriesInstanceUID = _uid(header, path.parent.relative_to(folder).as_posix())
+        series = found.setdefault(header.SeriesInstanceUID, _Series(header))
         series.folders.add(path.parent)
         series.files += 1
         series.size += path.stat().st_size
@@ -109,7 +112,12 @@ def _header(path: Path) -> pydicom.Dataset | None:
     except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
         log.debug("%s: %s", path, error)
         return None
-    return header if header.get("SeriesInstanceUID") else None
+    return header if header.get("SeriesInstanceUID") or header.get("Modality") else None
+
+
+def _uid(header: pydicom.Dataset, place: str) -> str:
+    """Return the series' identifier; where it was stripped, one made of the folder's path, always the same."""
+    return str(header.get("SeriesInstanceUID") or generate_uid(prefix=None, entropy_srcs=[place]))
 
 
 def _row(series: _Series, root: Path, collection: str, licence: str) -> dict[str, object]:
