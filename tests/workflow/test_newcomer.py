@@ -80,7 +80,7 @@ def test_one_file_and_one_entry_each(fresh):
         **{"epochs": 1, "steps_per_epoch": 2, "global_batch": 2, "crops_per_scan": 4, "patch": [16, 64, 64]},
     }
     overlay = {
-        "phantom": {"series": 3, "broken": 0, "cases": 6},
+        "phantom": {"series": 3, "broken": 0},
         "pretrain": pretrain,
         "tasks": {"bones": {"kind": "threshold", "dataset": "totalsegmentator_phantom", "encoders": ["pull"]}},
     }

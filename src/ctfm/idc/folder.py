@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections import defaultdict
@@ -11,7 +12,6 @@ from pathlib import Path
 import pandas as pd
 import pydicom
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import generate_uid
 
 from ctfm import logs
 from ctfm.errors import UserError
@@ -117,7 +117,8 @@ def _header(path: Path) -> pydicom.Dataset | None:
 
 def _uid(header: pydicom.Dataset, place: str) -> str:
     """Return the series' identifier; where it was stripped, one made of the folder's path, always the same."""
-    return str(header.get("SeriesInstanceUID") or generate_uid(prefix=None, entropy_srcs=[place]))
+    made = int.from_bytes(hashlib.sha256(place.encode()).digest()[:16])
+    return str(header.get("SeriesInstanceUID") or f"2.25.{made}")
 
 
 def _row(series: _Series, root: Path, collection: str, licence: str) -> dict[str, object]:
