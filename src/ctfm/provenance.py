@@ -34,6 +34,8 @@ NOT_SCIENCE = {
 }
 # A kind of task imports these for its training; measuring never runs them.
 ONLY_TRAINS = ("ctfm.training", "ctfm.encoders", "ctfm.ssl", "ctfm.weights", "ctfm.imaging.tiles")
+# Where dear stages leave their records. Fixed depths: a search of everything would visit every volume.
+RECORDS = [f"{stage}/*/run.json" for stage in ("volumes", "datasets", "encoders", "probe")] + ["adapt/*/*/*/run.json"]
 PACKAGES = (
     "torch",
     "monai",
@@ -111,7 +113,7 @@ def stamp(spec: dict[str, Any], *plugins: str) -> dict[str, Any]:
 
 def stale(outdir: Path | str) -> Iterator[str]:
     """Yield one sentence for each output of a dear stage whose code was edited since it was made."""
-    for record in sorted(Path(outdir).glob("*/**/run.json")):
+    for record in sorted(record for place in RECORDS for record in Path(outdir).glob(place)):
         content = json.loads(record.read_text())
         changed = changes(content.get("code", {}))
         if changed:

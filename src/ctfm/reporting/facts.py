@@ -20,7 +20,6 @@ from ctfm.idc import cost
 MIB_PER_GIB = 1024
 NARROW = "\u00a0"  # a space where no line may break
 NOT_SCORES = {"loss", "lr", "seconds", "step"}
-FOLDERS = ("phantom", "select", "volumes", "datasets", "encoders", "probe", "adapt", "evaluate")
 
 
 class Table(NamedTuple):
@@ -56,8 +55,8 @@ def runs(root: Path) -> dict[str, dict[str, Any]]:
     """Return {folder relative to ``root``: content} of every run.json."""
     return {
         str(path.parent.relative_to(root)): files.read_json(path)
-        for folder in FOLDERS
-        for path in sorted((root / folder).glob("**/run.json"))
+        for place in provenance.RECORDS
+        for path in sorted(root.glob(place))
     }
 
 
