@@ -16,23 +16,11 @@ from pydicom.errors import InvalidDicomError
 from ctfm import logs
 from ctfm.errors import UserError
 from ctfm.files import need_file
+from ctfm.idc.query import NEEDED, OPTIONAL
 
 log = logging.getLogger(__name__)
 
-COLUMNS = (
-    "collection_id",
-    "PatientID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "Modality",
-    "SeriesDescription",
-    "instanceCount",
-    "license_short_name",
-    "series_size_MB",
-    "series_aws_url",
-    "SliceThickness",
-    "sop_class_name",
-)
+COLUMNS = (*NEEDED, *OPTIONAL)
 TAGS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "SeriesDescription", "SliceThickness")
 NAMED = 5  # files named in a warning
 
