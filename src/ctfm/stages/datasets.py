@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -95,16 +95,17 @@ def _kept(
     table = {"ids": plugin.LABELS, "groups": plugin.GROUPS}
     jobs = [(case.case, case.image, case.labels, table, settings.spacing_mm, folder) for case, _ in chosen]
     workers = min(machine().loader_workers, len(jobs) // CASES_PER_WORKER)
+
+    def told(found: Iterable[dict[str, Any]]) -> Iterator[tuple[Case, dict[str, Any], dict[str, Any]]]:
+        for (case, row), kept in zip(chosen, logs.progress(found, "cases", len(jobs)), strict=True):
+            yield case, row, kept
+
     if workers < 2:
-        yield from zip(*_columns(chosen), logs.progress(map(_one, jobs), "cases", len(jobs)), strict=True)
+        yield from told(map(_one, jobs))
         return
     # spawn: image libraries start threads, which a forked process must not inherit
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        yield from zip(*_columns(chosen), logs.progress(pool.map(_one, jobs), "cases", len(jobs)), strict=True)
-
-
-def _columns(pairs: list[tuple[Case, dict[str, Any]]]) -> tuple[list[Case], list[dict[str, Any]]]:
-    return [case for case, _ in pairs], [row for _, row in pairs]
+        yield from told(pool.map(_one, jobs))
 
 
 def _one(job: tuple[Any, ...]) -> dict[str, Any]:
