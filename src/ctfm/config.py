@@ -17,7 +17,7 @@ VERSIONS = {
     "phantom": 1,
     "select": 1,
     "plan": 1,
-    "prepare": 1,
+    "prepare": 2,
     "datasets": 1,
     "pretrain": 1,
     "probe": 1,
@@ -55,23 +55,61 @@ class Phantom(Strict):
 class Select(Strict):
     """How scans are chosen; what is chosen stands under `corpora`."""
 
-    backend: Literal["duckdb"] = Field("duckdb", description="engine of the query; duckdb needs no account")
-
-
-class Corpus(Strict):
-    """One selection of CT series for pre-training. Defaults: the paper's criteria (supplement S1)."""
-
-    index: str | None = Field(
-        None, description="parquet with idc-index columns; null: the installed idc-index-data package"
+    backend: Literal["duckdb", "bigquery"] = Field(
+        "duckdb", description="engine of the query: duckdb needs no account; bigquery runs the paper's own query"
     )
+    bigquery_limit_gigabytes: float = Field(
+        100.0, gt=0, description="a query that would bill more than this is asked about, or refused without a terminal"
+    )
+
+
+class Criteria(Strict):
+    """What a series must be, by its headers. Defaults: the paper's criteria (supplement S1)."""
+
     modality: str | None = Field("CT", description="DICOM modality to keep; null: any (the headers decide later)")
     min_instances: int = Field(51, ge=1, description="fewest DICOM instances (slices) in a series")
-    thickness_mm: Range | None = Field((1.0, 5.0), description="slice thickness kept, where it is known; mm")
+    thickness_mm: Range | None = Field(
+        (1.0, 5.0), description="slice thickness kept, mm; null: any, known or not. The headers decide in the end"
+    )
     exclude_localizers: bool = Field(True, description="drop scouts, as far as the index can tell")
+    unique_positions: bool = Field(True, description="drop series with two instances at one position")
+
+
+class Corpus(Criteria):
+    """One selection of CT series for pre-training. Defaults: the paper's corpus."""
+
+    index: str | None = Field(
+        None, description="parquet with idc-index columns, such as your own; null: the Imaging Data Commons"
+    )
+    releases: tuple[int, int] | None = Field(
+        (14, 18),
+        description="IDC releases that hold a series: of the criteria, and of the listing (supplement S1); "
+        "null: the newest one that is installed. Not used with `index`",
+    )
+    dicom_all: dict[int, str] = Field(
+        {},
+        description="tables of instances (BigQuery's dicom_all) as parquet, by release; "
+        "the paper's query then runs on them",
+    )
+    geometry_index: str | None = Field(
+        None,
+        description="folder with ct_index.parquet and volume_geometry_index.parquet of idc-index-data, "
+        "or `download`; null: thickness and localizers are guessed from descriptions",
+    )
     collections: tuple[str, ...] = Field((), description="collections to take; empty: all")
     exclude_collections: tuple[str, ...] = Field((), description="collections to leave out")
+    exclude_downstream: bool = Field(
+        False, description="leave out the collections that downstream evaluations use (resources/downstream.csv)"
+    )
+    licenses: Literal["any", "commercial"] = Field(
+        "any", description="commercial: only series whose licence allows commercial use"
+    )
     series: tuple[str, ...] = Field((), description="SeriesInstanceUIDs to take by name; empty: no restriction")
+    patients_per_collection: int | None = Field(
+        None, ge=1, description="random subset of so many patients in each collection, drawn by `seed`"
+    )
     max_series: int | None = Field(None, ge=1, description="random subset of so many series, drawn by `seed`")
+    seed: int | None = Field(None, description="seed of the random subsets; null: the run's")
     shards: int = Field(1, ge=1, description="jobs that the corpus is prepared in")
 
 
@@ -83,6 +121,14 @@ class Prepare(Strict):
     max_gap_ratio: float = Field(
         8.0, gt=1, description="largest slice distance over the median, beyond which a series is refused"
     )
+    interpolation: Literal["linear", "nearest", "sinc"] = Field("linear", description="how voxels are resampled")
+    antialias: bool = Field(False, description="smooth before a coarser spacing, which lowers noise and aliasing")
+    converter: Literal["auto", "own", "dicom2nifti"] = Field(
+        "auto",
+        description="auto: our own for regular series, dicom2nifti for tilted and uneven ones, our own where it "
+        "refuses; dicom2nifti: for everything",
+    )
+    cross_check: int = Field(1, ge=0, description="series of every shard that the other converter reads too")
 
 
 class Dataset(Strict):
@@ -196,6 +242,8 @@ class Machine(Strict):
     endpoint_url: str | None = Field(None, description="S3 endpoint; null: Amazon's own")
     download_workers: int = Field(16, ge=1, description="parallel transfers of one download job")
     download_retries: int = Field(3, ge=0, description="further tries for series that came incomplete")
+    cache: str | None = Field(None, description="folder of fetched index tables; null: the user's cache folder")
+    gpu_tflops: float = Field(100.0, gt=0, description="what one GPU sustains in training, TFLOP/s; for the plan")
     keep_dicom: bool = Field(False, description="keep the downloaded DICOM after its volume is verified")
     loader_workers: int = Field(2, ge=0, description="processes that read crops or cases; 0: none")
     micro_batch: int | None = Field(

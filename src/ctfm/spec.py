@@ -99,8 +99,8 @@ def spec(cfg: Config, stage: str, **names: Any) -> dict[str, Any]:
             "name": names["corpus"],
             "seed": cfg.seed,
         },
-        "plan": lambda: {"prepare": cfg.prepare, "name": names["corpus"]},
-        "prepare": lambda: {"prepare": cfg.prepare},
+        "plan": lambda: _plan(cfg, names["corpus"]),
+        "prepare": lambda: {"prepare": cfg.prepare, "criteria": _criteria(cfg, names["corpus"])},
         "datasets": lambda: {
             "dataset": _entry(cfg.datasets, "datasets", names["dataset"]),
             "name": names["dataset"],
@@ -149,6 +149,18 @@ def give_environment(cfg: Config) -> None:
     if source.name == "src":
         os.environ["PYTHONPATH"] = str(source)
     os.environ[MACHINE_VARIABLE] = cfg.machine.model_dump_json()
+
+
+def _criteria(cfg: Config, corpus: str) -> dict[str, Any]:
+    """Return what the headers of a corpus' series must tell: the part of its entry that prepare decides."""
+    entry = _entry(cfg.corpora, "corpora", corpus)
+    return entry.model_dump(mode="json", include=set(config.Criteria.model_fields))
+
+
+def _plan(cfg: Config, corpus: str) -> dict[str, Any]:
+    """Return what the cost of a corpus depends on: its preparation, and the runs that are pre-trained on it."""
+    names = [name for name, entry in cfg.pretrain.items() if entry.corpus == corpus]
+    return {"prepare": cfg.prepare, "name": corpus, "pretrain": {name: _pretrain(cfg, name) for name in names}}
 
 
 def _pretrain(cfg: Config, name: str) -> dict[str, Any]:

@@ -35,7 +35,14 @@ SCHEMAS = {
     ),
     "funnel": pa.schema({"step": TEXT, "series": INT, "studies": INT, "patients": INT}),
     "collections": pa.schema({"collection_id": TEXT, "series": INT, "paper_series": INT, "license": TEXT}),
-    # volumes/<corpus>/
+    "licenses": pa.schema(
+        {"license": TEXT, "commercial": pa.bool_(), "series": INT, "studies": INT, "patients": INT, "size_TB": REAL}
+    ),
+    # Collections of the selection that downstream evaluations use too.
+    "overlap": pa.schema(
+        {"collection_id": TEXT, "used_for": TEXT, "series": INT, "patients": INT, "excluded": pa.bool_()}
+    ),
+    # volumes/<corpus>/; its funnel.parquet goes on where that of the selection ends
     "volumes": pa.schema(
         {
             "SeriesInstanceUID": TEXT,
@@ -54,6 +61,19 @@ SCHEMAS = {
             "bytes": INT,
             "sha256": TEXT,
             "seconds": REAL,
+            "converter": TEXT,  # own, dicom2nifti; null when quarantined
+        }
+    ),
+    # volumes/<corpus>/: a seeded sample read by the other converter too
+    "cross_checks": pa.schema(
+        {
+            "SeriesInstanceUID": TEXT,
+            "shard": INT,
+            "status": TEXT,  # agrees, differs, refused
+            "voxels": INT,  # compared, before resampling
+            "differing": INT,  # by more than 1 HU
+            "max_difference_HU": REAL,
+            "detail": TEXT,
         }
     ),
     # datasets/<dataset>/
