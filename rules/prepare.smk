@@ -5,6 +5,7 @@ rule prepare_shard:
         plan=ancient(f"{O}/select/{{corpus}}/plan.json"),
     output:
         index=f"{O}/volumes/{{corpus}}/shard={{shard}}/index.parquet",
+        checks=f"{O}/volumes/{{corpus}}/shard={{shard}}/cross_checks.parquet",
     log:
         f"{O}/logs/prepare/{{corpus}}/{{shard}}.log",
     benchmark:
@@ -28,8 +29,11 @@ rule prepare_corpus:
     """Join the tables of all shards and draw the quality page."""
     input:
         shards=shard_indexes,
+        funnel=f"{O}/select/{{corpus}}/funnel.parquet",
     output:
         index=f"{O}/volumes/{{corpus}}/index.parquet",
+        checks=f"{O}/volumes/{{corpus}}/cross_checks.parquet",
+        funnel=f"{O}/volumes/{{corpus}}/funnel.parquet",
         quality=f"{O}/volumes/{{corpus}}/quality.html",
         run=f"{O}/volumes/{{corpus}}/run.json",
     log:
@@ -43,6 +47,8 @@ rule prepare_corpus:
         runtime="1h",
     params:
         spec=spec_of("prepare"),
+        shards=shard_count,
         out=subpath(output.index, parent=True),
     shell:
-        "python -m ctfm prepare-index --spec {params.spec:q} --out {params.out} {input.shards} &> {log}"
+        "python -m ctfm prepare-index --spec {params.spec:q} --selected {input.funnel} --shards {params.shards}"
+        " --out {params.out} &> {log}"

@@ -1,13 +1,35 @@
+rule fetch_index:
+    """Fetch the index tables of the releases that a corpus names, once for this machine."""
+    output:
+        record=f"{O}/select/{{corpus}}/index.json",
+    log:
+        f"{O}/logs/select/{{corpus}}-index.log",
+    conda:
+        "../envs/data.yaml"
+    resources:
+        mem_mb=more_each_try(1000),
+        runtime="30m",
+        downloads=1,
+    params:
+        spec=spec_of("select"),
+    shell:
+        "python -m ctfm fetch-index --spec {params.spec:q} --out {output.record} &> {log}"
+
+
 rule select_series:
     """Choose the CT series of a corpus from an index."""
     input:
         phantom=phantom_or_nothing,
-        sql="resources/sql/select_index.sql",
+        index=f"{O}/select/{{corpus}}/index.json",
+        sql=expand("resources/sql/{name}.sql", name=["select_index", "select_ct"]),
         paper="resources/paper_collections.csv",
     output:
         series=f"{O}/select/{{corpus}}/series.parquet",
         funnel=f"{O}/select/{{corpus}}/funnel.parquet",
         collections=f"{O}/select/{{corpus}}/collections.parquet",
+        licenses=f"{O}/select/{{corpus}}/licenses.parquet",
+        overlap=f"{O}/select/{{corpus}}/overlap.parquet",
+        attribution=f"{O}/select/{{corpus}}/attribution.md",
     log:
         f"{O}/logs/select/{{corpus}}.log",
     benchmark:

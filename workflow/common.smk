@@ -70,11 +70,15 @@ def more_each_try(mebibytes):
 
 def shard_indexes(wildcards):
     """The tables of all shards of a corpus; their number is fixed by the configuration."""
-    shards = cfg.corpora[wildcards.corpus].shards
     return [
         f"{O}/volumes/{wildcards.corpus}/shard={n:05d}/index.parquet"
-        for n in range(shards)
+        for n in range(shard_count(wildcards))
     ]
+
+
+def shard_count(wildcards):
+    """How many shards a corpus is prepared in."""
+    return cfg.corpora[wildcards.corpus].shards
 
 
 def phantom_or_nothing(wildcards):

@@ -10,24 +10,26 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ctfm.imaging import dicom, pictures, store
+from ctfm.imaging import criteria, dicom, pictures, store
 
 SAMPLE = 6
 SHOWN = 12  # refused series with picture, per reason
 COLLECTIONS_DRAWN = 20
-MEANINGS = dicom.CODES | {
+MEANINGS = dicom.CODES | criteria.CODES | {
     "download_missing": "nothing could be downloaded",
     "download_incomplete": "less came than the index says",
     "error": "a fault that no other reason describes",
 }
 
 
-def page(table: pd.DataFrame, folder: Path) -> str:
+def page(table: pd.DataFrame, folder: Path, funnel: pd.DataFrame, checks: pd.DataFrame) -> str:
     """Return a self-contained web page about a corpus.
 
     Args:
         table: a ``volumes`` table with at least one good row.
         folder: the folder that the table's paths are relative to.
+        funnel: a ``funnel`` table, from the index to the volumes.
+        checks: a ``cross_checks`` table.
     """
     good, bad = table[table["status"] == "ok"], table[table["status"] != "ok"]
     collections = pd.crosstab(table["collection_id"], table["status"]).reindex(
@@ -39,6 +41,8 @@ def page(table: pd.DataFrame, folder: Path) -> str:
         series=len(table),
         ok=len(good),
         gigabytes=good["bytes"].sum() / 1e9,
+        funnel=list(funnel.itertuples(index=False)),
+        checks=list(checks.sort_values(["status", "SeriesInstanceUID"]).itertuples(index=False)),
         collections=list(collections.itertuples(name=None)),
         reasons=[_reason(code, rows, folder) for code, rows in _by_size(bad)],
         shown=SHOWN,

@@ -69,14 +69,15 @@ def corpora(root: Path) -> list[dict[str, Any]]:
     """Return for each corpus its funnel, collections, licences, plan, and what became of its series."""
     names = {path.parent.name for path in [*root.glob("select/*/*.parquet"), *root.glob("volumes/*/index.parquet")]}
     return [
-        {"name": name, **_selection(root / "select" / name), **_volumes(root / "volumes" / name)}
+        {"name": name, **_selection(root / "select" / name, root / "volumes" / name), **_volumes(root / "volumes" / name)}
         for name in sorted(names)
     ]
 
 
-def _selection(folder: Path) -> dict[str, Any]:
+def _selection(folder: Path, volumes: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    funnel = _optional("funnel", folder / "funnel.parquet")
+    whole = _optional("funnel", volumes / "funnel.parquet")  # goes on where that of the selection ends
+    funnel = _optional("funnel", folder / "funnel.parquet") if whole is None else whole
     if funnel is not None:
         counts = ("series", "studies", "patients")
         rows = [[row.step, *(number(getattr(row, c)) for c in counts)] for row in funnel.itertuples()]
@@ -89,8 +90,20 @@ def _selection(folder: Path) -> dict[str, Any]:
             head,
             [[r.collection_id, number(r.series), _whole(r.paper_series), r.license or "–"] for r in kept.itertuples()],
         )
-        licences = collections.assign(license=collections.license.fillna("unknown")).groupby("license").series.sum()
-        found["licences"] = Table(["licence", "series"], [[str(k), number(int(v))] for k, v in licences.items()])
+    licences = _optional("licenses", folder / "licenses.parquet")
+    if licences is not None:
+        rows = [
+            [r.license, "yes" if r.commercial else "no", number(r.series), number(r.patients)]
+            for r in licences.itertuples()
+        ]
+        found["licences"] = Table(["licence", "commercial use", "series", "patients"], rows)
+    overlap = _optional("overlap", folder / "overlap.parquet")
+    if overlap is not None and len(overlap):
+        rows = [
+            [r.collection_id, r.used_for, number(r.series), number(r.patients), "left out" if r.excluded else "kept"]
+            for r in overlap.itertuples()
+        ]
+        found["overlap"] = Table(["collection", "used downstream for", "series", "patients", "here"], rows)
     if (folder / "plan.json").is_file():
         found["plan"] = cost.as_text(files.read_json(folder / "plan.json"))
     return found

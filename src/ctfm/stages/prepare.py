@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,13 +13,13 @@ import typer
 from ctfm import files, logs, provenance, tables
 from ctfm import spec as specs
 from ctfm.cli import ConfigOption, SpecOption, job_spec
-from ctfm.config import Machine, Prepare
-from ctfm.errors import Quarantine, UserError
-from ctfm.idc import download
-from ctfm.imaging import convert, pictures, quality
+from ctfm.config import Criteria, Machine, Prepare
+from ctfm.errors import UserError
+from ctfm.idc import funnel
+from ctfm.imaging import convert, converters, intake, quality
 
-BATCH = 8  # series on disk as DICOM at once, and as many on their way
 KEPT_COLUMNS = ["SeriesInstanceUID", "StudyInstanceUID", "PatientID", "collection_id", "shard"]
+CorpusOption = Annotated[str | None, typer.Option(help="Entry of `corpora` (with --config).")]
 
 log = logging.getLogger(__name__)
 
@@ -33,45 +30,59 @@ def prepare(
     out: Annotated[Path, typer.Option(help="Folder of the corpus; the shard gets its own folder in it.")],
     spec: SpecOption = None,
     config: ConfigOption = None,
+    corpus: CorpusOption = None,
 ) -> None:
     """Download, check, convert and resample the series of one shard; goes on where it was interrupted.
 
-    Writes shard=NNNNN/{<SeriesInstanceUID>.b2nd, thumbnails/, index.parquet}. A series that can't be used is
-    listed with its reason and stops nothing.
+    Writes shard=NNNNN/{<SeriesInstanceUID>.b2nd, thumbnails/, index.parquet, cross_checks.parquet}. A series that
+    can't be used, or whose headers don't meet the criteria, is listed with its reason and stops nothing.
     """
-    job = job_spec("prepare", spec, config)
+    job = job_spec("prepare", spec, config, corpus=corpus)
     chosen = tables.read("series", series).query("shard == @shard")
     folder, machine = files.ensure_folder(out / f"shard={shard:05d}"), specs.machine()
     sources = zip(chosen["SeriesInstanceUID"], chosen["series_aws_url"], strict=True)
     keys = {str(uid): convert.key(job, str(url)) for uid, url in sources}
-    made = _reuse(folder, keys)
+    rules = _rules(job, list(keys))
+    made = intake.reuse(folder, keys, rules.wanted)
     _clear(folder / ".dicom", machine)
     todo = chosen[~chosen["SeriesInstanceUID"].isin(made)]
     log.info("shard %d: %d series, of which %d are done", shard, len(chosen), len(made))
-    for uid, fault in logs.progress(_fetched(todo, folder / ".dicom", machine), f"shard {shard}", len(todo)):
-        made[uid] = _one(folder, uid, fault, keys[uid], Prepare(**job["prepare"]))
+    for uid, fault in logs.progress(intake.fetched(todo, folder / ".dicom", machine), f"shard {shard}", len(todo)):
+        made[uid] = intake.one(folder, uid, fault, keys[uid], rules)
         _clear(folder / ".dicom" / uid, machine)
     _clear(folder / ".dicom", machine)
     rows = [{**row, **made[row["SeriesInstanceUID"]]} for row in chosen[KEPT_COLUMNS].to_dict("records")]
-    facts = {"code": provenance.code("prepare"), "spec": files.digest(job)}
     if (seen := sum(row["status"] in ("ok", "quarantined") for row in rows)) != len(chosen):
         raise RuntimeError(f"{len(chosen)} series went in, {seen} came out or are quarantined")
+    checks = tables.of("cross_checks", intake.cross_checks(folder, rules.checked, shard))
+    tables.write(checks, "cross_checks", folder / "cross_checks.parquet")
+    facts = {"code": provenance.code("prepare"), "spec": files.digest(job)}
     tables.write(tables.of("volumes", rows), "volumes", folder / "index.parquet", facts)
 
 
 def index(
-    shards: Annotated[list[Path], typer.Argument(help="index.parquet of every shard.")],
+    shards: Annotated[int, typer.Option(help="How many shards there are; their folders lie in --out.")],
     out: Annotated[Path, typer.Option(help="Folder of the corpus.")],
+    selected: Annotated[Path, typer.Option(help="funnel.parquet of `ctfm select`.")],
     spec: SpecOption = None,
     config: ConfigOption = None,
+    corpus: CorpusOption = None,
 ) -> None:
-    """Join the tables of all shards into index.parquet; write quality.html and run.json."""
-    job = job_spec("prepare", spec, config)
-    table, facts = _all(shards, files.digest(job))
+    """Join the tables of all shards into index.parquet and cross_checks.parquet.
+
+    Writes also funnel.parquet (from the index to the volumes), quality.html and run.json.
+    """
+    job = job_spec("prepare", spec, config, corpus=corpus)
+    folders = [out / f"shard={shard:05d}" for shard in range(shards)]
+    table, facts = _all([folder / "index.parquet" for folder in folders], files.digest(job))
+    checks = pd.concat([tables.read("cross_checks", folder / "cross_checks.parquet") for folder in folders])
     good = _some(table)
+    whole = funnel.whole(tables.read("funnel", selected), table, Criteria(**job["criteria"]))
     tables.write(table, "volumes", out / "index.parquet", facts)
+    tables.write(checks, "cross_checks", out / "cross_checks.parquet")
+    tables.write(whole, "funnel", out / "funnel.parquet")
     with files.atomic(out / "quality.html") as temporary:
-        temporary.write_text(quality.page(table, out))
+        temporary.write_text(quality.page(table, out, whole, checks))
     record = provenance.stamp(job) | {
         "code": facts["code"],
         "series": len(table),
@@ -83,49 +94,15 @@ def index(
     log.info("%d of %d series are ready; see %s", len(good), len(table), out / "quality.html")
 
 
-def _reuse(folder: Path, keys: dict[str, str]) -> dict[str, dict[str, Any]]:
-    """Return the rows of volumes that an earlier run finished; remove all else that it left."""
-    made = {}
-    for path in sorted(folder.glob("*.b2nd")):
-        try:
-            made[path.stem] = convert.describe(path, keys[path.stem]) | {"path": f"{folder.name}/{path.name}"}
-        except (Quarantine, KeyError):
-            path.unlink()
-    shutil.rmtree(folder / "thumbnails", ignore_errors=True)
-    return made
+def _rules(job: dict[str, Any], uids: list[str]) -> intake.Rules:
+    settings = Prepare(**job["prepare"])
+    sample = frozenset(converters.sample(uids, settings.cross_check, seed=0))
+    return intake.Rules(settings, Criteria(**job["criteria"]), sample)
 
 
 def _clear(folder: Path, machine: Machine) -> None:
     if not machine.keep_dicom:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _fetched(rows: pd.DataFrame, folder: Path, machine: Machine) -> Iterator[tuple[str, str]]:
-    """Yield (uid, fault or '') of each series once it is here, while the next batch is on its way."""
-    batches = [rows.iloc[start : start + BATCH] for start in range(0, len(rows), BATCH)]
-    with ThreadPoolExecutor(1) as pool:
-        coming = [pool.submit(download.fetch, batch, folder, machine) for batch in batches[:1]]
-        for number, batch in enumerate(batches, start=1):
-            faults = coming.pop().result()
-            coming += [pool.submit(download.fetch, later, folder, machine) for later in batches[number : number + 1]]
-            yield from ((uid, faults.get(uid, "")) for uid in batch["SeriesInstanceUID"])
-
-
-def _one(folder: Path, uid: str, fault: str, key: str, settings: Prepare) -> dict[str, Any]:
-    """Convert one series; return its part of the row, whether it went well or not."""
-    start, source, target = time.monotonic(), folder / ".dicom" / uid, folder / f"{uid}.b2nd"
-    try:
-        if fault:
-            code, _, detail = fault.partition(": ")
-            raise Quarantine(code, detail)
-        row = convert.keep(*convert.convert(source, settings), target, key)
-        row["path"] = f"{folder.name}/{target.name}"
-    except Quarantine as reason:
-        log.warning("%s quarantined: %s", uid, reason)
-        row = {"status": "quarantined", "reason": reason.code, "detail": reason.detail}
-        if (image := convert.picture(source)) is not None:
-            pictures.write_png(image, folder / "thumbnails" / f"{uid}.png")
-    return row | {"seconds": round(time.monotonic() - start, 3)}
 
 
 def _all(shards: list[Path], spec: str) -> tuple[pd.DataFrame, dict[str, Any]]:
