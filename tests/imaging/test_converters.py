@@ -9,6 +9,7 @@ import dicom2nifti.settings as switches
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk
 
 from ctfm.config import Criteria, Prepare
 from ctfm.errors import Quarantine
@@ -160,6 +161,15 @@ def test_auto_on_real_tilted_series(shared_data: Path, name: str) -> None:
     volume, facts = read(shared_data / "dicom" / name)
     assert facts["converter"] == "own" and "dicom2nifti is off by" in facts["converter_note"]
     assert volume.array.min() >= -1024
+
+
+def test_series_that_cant_be_judged_stay_with_our_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(path: str) -> None:
+        raise RuntimeError(f"{path}: unknown compression")
+
+    monkeypatch.setattr(sitk, "ReadImage", fails)
+    facts = read(uneven(tmp_path, [5.0] * 20 + [1.0] * 15))[1]
+    assert facts["converter"] == "own" and "can't be judged" in facts["converter_note"]
 
 
 def test_misfit_knows_a_displacement(tmp_path: Path) -> None:

@@ -78,10 +78,8 @@ def read(folder: Path, settings: Prepare, criteria: Criteria) -> tuple[Volume, d
     if settings.converter == "dicom2nifti":
         return _told(theirs, survey, "dicom2nifti", "")
     ours = dicom.pixels(survey)
-    files = dicom.series_files(folder)
-    own, other = misfit(ours, files), misfit(theirs, files)
-    note = f"at the slices' own pixels dicom2nifti is off by {other:.1f} HU, our own by {own:.1f} HU (root mean square)"
-    return _told(theirs, survey, "dicom2nifti", note) if other < own else _told(ours, survey, "own", note)
+    better, note = _nearer(ours, theirs, dicom.series_files(folder))
+    return _told(theirs if better == "dicom2nifti" else ours, survey, better, note)
 
 
 def cross_check(folder: Path, settings: Prepare, criteria: Criteria) -> dict[str, Any]:
@@ -145,6 +143,9 @@ def misfit(volume: Volume, files: list[Path]) -> float:
     Args:
         volume: HU, interpolated linearly.
         files: DICOM slices; a part of them and of their pixels is used.
+
+    Raises:
+        RuntimeError: SimpleITK can't read a slice.
     """
     inverse = np.linalg.inv(volume.affine[:3, :3]).T
     squares = []
@@ -155,6 +156,16 @@ def misfit(volume: Volume, files: list[Path]) -> float:
         found = map_coordinates(volume.array, index.T, np.float32, order=1, mode="constant", cval=AIR_HU)
         squares.append(np.square(found - np.maximum(plane.array[tuple(part.T)], AIR_HU)))
     return float(np.sqrt(np.mean(squares)))
+
+
+def _nearer(ours: Volume, theirs: Volume, files: list[Path]) -> tuple[str, str]:
+    """Return which converter's volume is nearer to the slices, and a note that says by how much."""
+    try:
+        own, other = misfit(ours, files), misfit(theirs, files)
+    except RuntimeError:
+        return "own", "which converter is nearer can't be judged: SimpleITK can't read the slices"
+    note = f"at the slices' own pixels dicom2nifti is off by {other:.1f} HU, our own by {own:.1f} HU (root mean square)"
+    return ("dicom2nifti" if other < own else "own"), note
 
 
 def _told(volume: Volume, survey: dicom.Survey, converter: str, note: str) -> tuple[Volume, dict[str, Any]]:
@@ -205,7 +216,7 @@ def _bytes_needed(files: Sequence[pydicom.Dataset], survey: dicom.Survey) -> flo
     plane = files[0].Rows * files[0].Columns
     if survey.regular:
         return len(files) * plane * BYTES_PER_VOXEL
-    finest, widest = survey.facts["step_range_mm"]  # its grid may take the finest distance of all
+    finest = survey.facts["step_range_mm"][0]  # its grid may take the finest distance of all
     return len(files) * plane * BYTES_PER_VOXEL_RESAMPLED * (survey.facts["spacing_mm"][0] / finest)
 
 
