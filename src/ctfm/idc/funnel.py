@@ -25,7 +25,7 @@ def steps(wanted: Criteria) -> list[Step]:
         Step(f"headers: max_SliceThickness <= {high:g} mm", ("thickness_above",)),
     ]
     return [
-        Step("downloaded whole", ("download_missing", "download_incomplete")),
+        Step("downloaded whole", ("download_missing", "download_incomplete", "download_refused")),
         Step("headers: readable", ("no_files", "empty_file", "unreadable", "truncated")),
         Step("headers: CT images", ("not_ct", "derived", "multiframe")),
         Step(f"headers: num_instances >= {wanted.min_instances}", ("too_few_slices",)),

@@ -18,6 +18,7 @@ COLLECTIONS_DRAWN = 20
 MEANINGS = dicom.CODES | criteria.CODES | {
     "download_missing": "nothing could be downloaded",
     "download_incomplete": "less came than the index says",
+    "download_refused": "its bucket is closed or absent",
     "error": "a fault that no other reason describes",
 }
 

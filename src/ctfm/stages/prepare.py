@@ -15,7 +15,7 @@ from ctfm import spec as specs
 from ctfm.cli import ConfigOption, SpecOption, job_spec
 from ctfm.config import Criteria, Machine, Prepare
 from ctfm.errors import UserError
-from ctfm.idc import funnel
+from ctfm.idc import download, funnel
 from ctfm.imaging import convert, converters, intake, quality
 
 KEPT_COLUMNS = ["SeriesInstanceUID", "StudyInstanceUID", "PatientID", "collection_id", "shard"]
@@ -50,6 +50,7 @@ def prepare(
     for uid, fault in logs.progress(intake.fetched(todo, folder / ".dicom", machine), f"shard {shard}", len(todo)):
         made[uid] = intake.one(folder, uid, fault, keys[uid], rules)
         _clear(folder / ".dicom" / uid, machine)
+    download.check_reached([row["reason"] for row in made.values()], machine)
     _clear(folder / ".dicom", machine)
     rows = [{**row, **made[row["SeriesInstanceUID"]]} for row in chosen[KEPT_COLUMNS].to_dict("records")]
     if (seen := sum(row["status"] in ("ok", "quarantined") for row in rows)) != len(chosen):
