@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ctfm.config import Prepare
+from ctfm.config import Criteria, Prepare
 from ctfm.errors import Quarantine, UserError
 from ctfm.files import digest, sha256
 from ctfm.imaging import dicom, pictures, store
@@ -18,6 +18,7 @@ from ctfm.imaging.volume import Volume, orient
 
 PERCENTILES = (0.5, 5, 50, 95, 99.5)
 HU_BINS = 2**16
+COUNTED = 2**18  # values at once: bincount works on 64-bit copies, which so stay in the processor's cache
 
 log = logging.getLogger(__name__)
 
@@ -25,18 +26,24 @@ log = logging.getLogger(__name__)
 def key(job: dict[str, Any], url: str) -> str:
     """Return the digest of settings and source that a volume is known by.
 
-    IDC's addresses change with the content; of local series (``file:``) the files' bytes count.
+    IDC's addresses change with the content; of local series (``file:``) the files' bytes count. What doesn't change
+    a volume is left out: which series are wanted, and how many of them are read twice.
+
+    Args:
+        job: the spec of a ``prepare`` job.
+        url: where the series comes from.
     """
     source: list[Any] = [url]
     if url.startswith("file:"):
         place = Path(url.removeprefix("file:"))
         found = place.iterdir() if place.is_dir() else place.parent.glob(place.name)
         source = [[path.name, sha256(path)] for path in sorted(found) if path.is_file()]
-    return digest([job, source])
+    settings = {name: value for name, value in job["prepare"].items() if name != "cross_check"}
+    return digest([job["stage"], job["version"], settings, source])
 
 
-def convert(folder: Path, settings: Prepare) -> tuple[Volume, dict[str, Any]]:
-    """Read a series, turn its axes to (S, P, L) and resample it.
+def convert(folder: Path, settings: Prepare, criteria: Criteria) -> tuple[Volume, dict[str, Any]]:
+    """Read a series that meets the criteria, turn its axes to (S, P, L) and resample it.
 
     Returns:
         int16 HU at ``settings.spacing_mm``, and facts of the source.
@@ -47,7 +54,8 @@ def convert(folder: Path, settings: Prepare) -> tuple[Volume, dict[str, Any]]:
     try:
         volume, facts = dicom.read_series(folder, settings.min_slices, settings.max_gap_ratio)
         volume = orient(volume)
-        return resample(volume, settings.spacing_mm), facts
+        volume = resample(volume, settings.spacing_mm, settings.interpolation, settings.antialias)
+        return volume, {"converter": "own"} | facts
     except (Quarantine, MemoryError):
         raise
     except Exception as error:  # one strange series must not stop the others; it is listed with its error
@@ -77,7 +85,10 @@ def keep(volume: Volume, facts: dict[str, Any], path: Path, key: str) -> dict[st
     }
     try:
         store.save(volume, path, meta)
-        return describe(path, key)
+        stored = store.open_volume(path)
+        if not np.array_equal(stored.load().array, volume.array):
+            raise Quarantine("unreadable", "other values are read than were written")
+        return _row(stored, path)
     except (OSError, RuntimeError, Quarantine) as error:
         raise UserError(f"{path}: can't be written ({error}); check the disk and start again") from error
 
@@ -97,26 +108,18 @@ def describe(path: Path, key: str) -> dict[str, Any]:
         raise Quarantine("unreadable", f"{path}: {error}") from error
     if _voxels(array) != stored.meta["voxels"]:
         raise Quarantine("unreadable", f"{path}: damaged")
-    return {
-        "status": "ok",
-        "reason": "",
-        "detail": "",
-        "shape": list(stored.shape),
-        "spacing_in": stored.meta["source"]["spacing_mm"],
-        "spacing_out": np.linalg.norm(stored.affine[:3, :3], axis=0).round(6).tolist(),
-        "hu_percentiles": stored.meta["hu_percentiles"],
-        "bytes": path.stat().st_size,
-        "sha256": sha256(path),
-    }
+    return _row(stored, path)
 
 
 def percentiles(array: np.ndarray) -> list[float]:
     """Return the 0.5, 5, 50, 95 and 99.5 % points of int16 values, by counting; each is a value that occurs."""
-    counts = np.zeros(HU_BINS, np.int64)
-    for plane in array:  # bincount works on 64-bit copies: one plane at a time keeps them small
-        counts += np.bincount(plane.ravel().astype(np.int32) + HU_BINS // 2, minlength=HU_BINS)
+    values, counts = array.reshape(-1).view(np.uint16), np.zeros(HU_BINS, np.int64)
+    for start in range(0, values.size, COUNTED):
+        found = np.bincount(values[start : start + COUNTED])
+        counts[: len(found)] += found
     ranks = np.ceil(np.asarray(PERCENTILES) / 100 * array.size).clip(1)
-    return (np.searchsorted(counts.cumsum(), ranks) - HU_BINS // 2).astype(float).tolist()
+    in_order = np.roll(counts, HU_BINS // 2)  # unsigned, the negative values come last
+    return (np.searchsorted(in_order.cumsum(), ranks) - HU_BINS // 2).astype(float).tolist()
 
 
 def picture(folder: Path) -> np.ndarray | None:
@@ -133,3 +136,19 @@ def picture(folder: Path) -> np.ndarray | None:
 
 def _voxels(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+
+
+def _row(stored: store.Stored, path: Path) -> dict[str, Any]:
+    source = stored.meta["source"]
+    return {
+        "status": "ok",
+        "reason": "",
+        "detail": "",
+        "shape": list(stored.shape),
+        "spacing_in": source["spacing_mm"],
+        "spacing_out": np.linalg.norm(stored.affine[:3, :3], axis=0).round(6).tolist(),
+        "hu_percentiles": stored.meta["hu_percentiles"],
+        "bytes": path.stat().st_size,
+        "sha256": sha256(path),
+        "converter": source.get("converter", "own"),
+    }

@@ -51,7 +51,7 @@ def keep(
     if overlap:
         log.info("%s: %d voxels are in more than one mask; the later id has them", name, overlap)
     scan = resample(orient(scan), spacing_mm)
-    label = resample(orient(label), spacing_mm, "nearest", background=0)
+    label = resample(orient(label), spacing_mm, "nearest")
     present = labels.names(label.array, table["ids"])
     if not present:
         raise Quarantine("empty_label", f"no label is left at {spacing_mm} mm")

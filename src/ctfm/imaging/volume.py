@@ -103,7 +103,7 @@ def read_image(path: Path | str) -> Volume:
 
 
 def orient(volume: Volume) -> Volume:
-    """Permute and flip axes so that they run nearest to (S, P, L). No value changes.
+    """Permute and flip axes so that they run nearest to (S, P, L). No value changes; the array is a view.
 
     Oblique axes stay oblique: only the order and sign of axes change, and the affine with them.
     """
@@ -113,4 +113,4 @@ def orient(volume: Volume) -> Volume:
     target = nib.orientations.io_orientation(np.block([[spl, np.zeros((3, 1))], [np.zeros((1, 3)), 1.0]]))
     array = nib.orientations.apply_orientation(volume.array, target)
     affine = volume.affine @ nib.orientations.inv_ornt_aff(target, volume.array.shape)
-    return Volume(np.ascontiguousarray(array), affine)
+    return Volume(array, affine)
