@@ -149,6 +149,14 @@ class Encoder(Strict):
     options: dict[str, Any] = Field({}, description="settings of the architecture")
 
 
+class Objective(Strict):
+    """What the settings of every pre-training objective in src/ctfm/ssl have."""
+
+    sampling: Literal["intra", "cross"] = Field(
+        "intra", description="intra: the crops of one scan are the batch; cross: all crops of the step, on all devices"
+    )
+
+
 class Augment(Strict):
     """Random views. `p` is the probability of each operation; zero switches it off."""
 

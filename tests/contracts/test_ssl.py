@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from pydantic import ValidationError
-from torch.nn import functional as F
 
 from ctfm import plugins
-from ctfm.ssl import simclr
 from ctfm.training import seeds
 from tests.contracts.small import encoder_settings
 
@@ -55,7 +51,7 @@ def test_settings_have_defaults_go_through_json_and_refuse_unknown_keys(name):
 def test_the_loss_is_finite_and_reaches_every_parameter_in_one_call(name):
     encoder, method = made(name)
     loss, embeddings = method.loss(encoder, views())
-    assert loss.ndim == 0 and loss.isfinite() and loss > 0
+    assert loss.ndim == 0 and loss.isfinite()
     assert embeddings.shape[0] == 2 * 4 * 2 and embeddings.ndim == 2
     assert encoder.calls == 1
     loss.backward()
@@ -75,7 +71,7 @@ def test_the_same_seed_gives_the_same_result(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_it_learns_one_batch(name):
     encoder, method = made(name)
-    optimizer = torch.optim.AdamW([*encoder.parameters(), *method.parameters()], lr=3e-3)
+    optimizer = torch.optim.AdamW([*encoder.parameters(), *method.parameters()], lr=3e-4)
     losses = []
     for _ in range(20):
         loss, _ = method.loss(encoder, views())
@@ -83,50 +79,4 @@ def test_it_learns_one_batch(name):
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert losses[-1] < 0.9 * losses[0]
-
-
-def loops(z: torch.Tensor, temperature: float, symmetric: bool) -> torch.Tensor:
-    """The definition, written out: one anchor after the other."""
-    per_scan = []
-    for scan in z:
-        crops, terms = len(scan), []
-        for crop in range(crops):
-            for view in (0, 1) if symmetric else (0,):
-                anchor = scan[crop, view]
-                positive = F.cosine_similarity(anchor, scan[crop, 1 - view], dim=0) / temperature
-                others = [positive]
-                for other in range(crops):
-                    if other != crop:
-                        others += [F.cosine_similarity(anchor, scan[other, v], dim=0) / temperature for v in (0, 1)]
-                terms.append(torch.logsumexp(torch.stack(others), 0) - positive)
-        per_scan.append(torch.stack(terms).mean())
-    return torch.stack(per_scan).mean()
-
-
-@pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("crops", [2, 5])
-def test_simclr_is_the_double_loop_in_value_and_gradient(symmetric, crops):
-    z = torch.randn(3, crops, 2, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(crops))
-    fast, slow = z.clone().requires_grad_(), z.clone().requires_grad_()
-    ours = simclr.intra_sample_ntxent(fast, 0.1, symmetric)
-    theirs = loops(slow, 0.1, symmetric)
-    assert torch.allclose(ours, theirs, rtol=1e-12)
-    ours.backward()
-    theirs.backward()
-    assert torch.allclose(fast.grad, slow.grad, atol=1e-12)
-
-
-def test_simclr_compares_within_a_scan_alone():
-    z = torch.randn(2, 4, 2, 8, generator=torch.Generator().manual_seed(0))
-    apart = torch.stack([simclr.intra_sample_ntxent(z[i : i + 1], 0.1, True) for i in range(2)]).mean()
-    assert torch.allclose(simclr.intra_sample_ntxent(z, 0.1, True), apart)
-    equal = torch.ones(1, 6, 2, 8)
-    assert simclr.intra_sample_ntxent(equal, 0.1, True) == pytest.approx(math.log(11), rel=1e-5)
-
-
-def test_simclr_keeps_single_precision_under_autocast():
-    z = torch.randn(2, 4, 2, 8, generator=torch.Generator().manual_seed(0))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = simclr.intra_sample_ntxent(z, 0.1, True)
-    assert mixed.dtype == torch.float32 and torch.equal(mixed, simclr.intra_sample_ntxent(z, 0.1, True))
+    assert losses[-1] < losses[0] - 0.1 * abs(losses[0])
