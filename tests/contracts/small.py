@@ -13,3 +13,9 @@ def encoder_settings(name: str) -> Any:
     """Return small settings of an encoder."""
     settings = plugins.get("encoders", name).Settings
     return settings(**{key: value for key, value in SMALL_ENCODER.items() if key in settings.model_fields})
+
+
+def objective_settings(name: str) -> object:
+    """Return the settings of an objective, with wide heads made narrow."""
+    narrow = {"simsiam": {"projection": 64, "prediction": 16}, "vicreg": {"expander": 64}}
+    return plugins.get("ssl", name).Settings(**narrow.get(name, {}))

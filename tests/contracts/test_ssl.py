@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from ctfm import plugins
 from ctfm.training import seeds
-from tests.contracts.small import encoder_settings
+from tests.contracts.small import encoder_settings, objective_settings
 
 NAMES = plugins.names("ssl")
 
@@ -30,7 +30,7 @@ def made(name, seed=0):
     plugin = plugins.get("ssl", name)
     with seeds.seeded(seed):
         encoder = Counting()
-        return encoder, plugin.Method(plugin.Settings(), encoder.channels[-1])
+        return encoder, plugin.Method(objective_settings(name), encoder.channels[-1])
 
 
 def views() -> torch.Tensor:
