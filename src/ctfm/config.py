@@ -187,13 +187,20 @@ class Pretrain(Strict):
     epochs: int = Field(500, ge=1, description="epochs of `steps_per_epoch` steps")
     steps_per_epoch: int = Field(500, ge=1, description="optimiser steps in an epoch")
     global_batch: int = Field(16, ge=1, description="scans in one optimiser step, over all devices")
-    crops_per_scan: int = Field(20, ge=2, description="random crops of each scan")
-    patch: Voxels = Field((24, 128, 128), description="crop size (z, y, x), voxels")
+    crops_per_scan: int = Field(20, ge=1, description="random crops of each scan; at least two for `sampling: intra`")
+    patch: Voxels = Field((24, 128, 128), description="crop size (z, y, x), voxels; what is missing is padded with air")
+    crop_from: Literal["body", "foreground", "volume"] = Field(
+        "body", description="body: within the box around it; foreground: a tenth of the crop is body; volume: anywhere"
+    )
     augment: Augment = Field(PAPER_AUGMENT, description="random views of each crop")
     optimizer: Literal["adamw", "adam"] = Field("adamw", description="optimiser")
     learning_rate: float = Field(1e-4, gt=0, description="peak learning rate")
     weight_decay: float = Field(1e-6, ge=0, description="weight decay")
+    decay_all: bool = Field(True, description="false: norms and biases don't decay")
+    clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient; null: not clipped")
     warmup_epochs: float = Field(10, ge=0, description="epochs of linear warm-up, counted in steps")
+    warmup_start: float = Field(0.0, ge=0, le=1, description="learning rate before warm-up, share of the peak")
+    final_rate: float = Field(0.0, ge=0, le=1, description="learning rate at the end, share of the peak")
     checkpoint_every: int = Field(10, ge=1, description="keep a checkpoint every so many epochs")
     seed: int = Field(0, description="seed of weights, crops and views")
 
@@ -260,6 +267,10 @@ class Machine(Strict):
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
         "auto", description="auto: bf16-mixed or 16-mixed on a GPU, 32-true on a CPU"
     )
+    channels_last: bool = Field(True, description="memory order of the networks: a third faster or more")
+    compile: bool = Field(False, description="torch.compile: faster steps after minutes of compiling")
+    tensorboard: bool = Field(True, description="write TensorBoard's event files beside metrics.csv")
+    wandb_project: str | None = Field(None, description="log to this Weights & Biases project too; needs wandb")
 
 
 class Config(Strict):
