@@ -8,10 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ctfm.config import Machine, Prepare, Pretrain
 from ctfm.errors import UserError
 from ctfm.idc import cost
 
-SPACING = (3.0, 1.0, 1.0)
+KEPT = Machine(keep_dicom=True)
 
 
 def table(sizes: list[float | None], shards: list[int] | None = None) -> pd.DataFrame:
@@ -20,47 +21,84 @@ def table(sizes: list[float | None], shards: list[int] | None = None) -> pd.Data
     )
 
 
+def estimate(rows: pd.DataFrame, machine: Machine | None = None, **settings: object) -> dict:
+    return cost.estimate(rows, Prepare(**settings), machine or Machine(), seconds_per_gb=11.3)
+
+
 def test_numbers_follow_from_the_sizes() -> None:
-    plan = cost.estimate(table([89.4] * 1000, [n % 10 for n in range(1000)]), SPACING, keep_dicom=False)
+    plan = estimate(table([89.4] * 1000, [n % 10 for n in range(1000)]))
     assert plan["series"] == 1000
     assert plan["files"] == 100_000
-    assert plan["shards"] == 10
+    assert (plan["shards"], plan["jobs"]) == (10, 13)
     assert plan["download_TB"] == pytest.approx(0.0894)
-    assert plan["volumes_TB"] == pytest.approx(0.007)
+    assert plan["final_disk_TB"] == pytest.approx(0.007)
     assert plan["peak_disk_TB"] == pytest.approx(0.007 + 16 * 89.4e-6)
     assert plan["cpu_hours"] == pytest.approx(89.4 * 11.3 / 3600)
+    assert "measured here: 11.3 s" in plan["assumptions"]["cpu"]
+
+
+def test_the_largest_series_are_in_flight() -> None:
+    sizes = [float(n) for n in range(1, 41)]
+    plan = estimate(table(sizes))
+    assert plan["peak_disk_TB"] - plan["final_disk_TB"] == pytest.approx(sum(range(25, 41)) * 1e-6)
 
 
 def test_paper_corpus_needs_about_a_terabyte() -> None:
     """Compare with the store's own measurement: 1.03 TB for 148,000 series."""
-    plan = cost.estimate(table([89.4] * 148_000), SPACING, keep_dicom=False)
-    assert plan["volumes_TB"] == pytest.approx(1.03, abs=0.02)
+    plan = estimate(table([89.4] * 148_000))
+    assert plan["final_disk_TB"] == pytest.approx(1.03, abs=0.02)
     assert plan["download_TB"] == pytest.approx(13.2, abs=0.1)
 
 
 def test_kept_dicom_and_finer_voxels_take_more() -> None:
     rows = table([89.4] * 10)
-    assert cost.estimate(rows, SPACING, keep_dicom=True)["peak_disk_TB"] == pytest.approx(70e-6 + 894e-6)
-    assert cost.estimate(rows, (1.5, 1.0, 1.0), keep_dicom=False)["volumes_TB"] == pytest.approx(140e-6)
+    kept = estimate(rows, KEPT)
+    assert kept["final_disk_TB"] == kept["peak_disk_TB"] == pytest.approx(70e-6 + 894e-6)
+    assert "keep_dicom" in kept["assumptions"]["final_disk"]
+    assert estimate(rows, spacing_mm=(1.5, 1.0, 1.0))["final_disk_TB"] == pytest.approx(140e-6)
 
 
 def test_unknown_sizes_are_estimated_and_said() -> None:
-    plan = cost.estimate(table([None, 47.0]), SPACING, keep_dicom=False)
+    plan = estimate(table([None, 47.0]))
     assert plan["download_TB"] == pytest.approx(100e-6)
     assert "(1 series)" in plan["assumptions"]["download"]
 
 
+def test_work_of_the_papers_training() -> None:
+    """640 crops a step and 250,000 steps at 156 GFLOP are 75 EFLOP; at 100 TFLOP/s, 208 hours."""
+    entry = Pretrain(corpus="any").model_dump()
+    run = cost.training(entry, 156e9, Machine(gpu_tflops=100))
+    assert run["steps"] == 250_000
+    assert run["EFLOP"] == pytest.approx(75, abs=0.5)
+    assert run["gpu_hours"] == pytest.approx(156e9 * 3 * 640 * 250_000 / 1e14 / 3600)
+    assert cost.training(entry, 156e9, Machine(gpu_tflops=50))["gpu_hours"] == pytest.approx(2 * run["gpu_hours"])
+
+
+def test_training_that_could_not_be_counted_is_said() -> None:
+    plan = estimate(table([1.0]))
+    assert cost.with_training(plan, {}, Machine()) == plan
+    run = cost.training(Pretrain(corpus="any").model_dump(), None, Machine())
+    whole = cost.with_training(plan, {"ctfm": run}, Machine()) | {"free_disk_TB": 1.0}
+    assert whole["assumptions"]["gpu"] == "not counted: torch is not installed here"
+    assert "pre-training ctfm 250,000 steps, not counted" in cost.as_text(whole)
+
+
 def test_text_names_every_number_and_assumption() -> None:
-    plan = cost.estimate(table([89.4] * 1000), SPACING, keep_dicom=False) | {"free_disk_TB": 2.5}
+    machine = Machine(gpu_tflops=80)
+    plan = estimate(table([89.4] * 1000)) | {"free_disk_TB": 2.5}
+    run = cost.training(Pretrain(corpus="any").model_dump(), 156e9, machine)
+    plan = cost.with_training(plan, {"ctfm": run}, machine)
     text = cost.as_text(plan)
     for part in (
         "1,000 in 1 shards",
         "100,000",
         "89.4 GB",
         "7.0 GB",
-        "2.5 TB free",
-        "0.28 core-hours",
-        "scaled by size",
+        "8.4 GB (2.5 TB free)",
+        "0.281 core-hours",
+        "74.9 EFLOP, 260 GPU-hours",
+        "80 TFLOP/s",
+        *plan["assumptions"].values(),
     ):
         assert part in text
     assert json.loads(cost.as_json(plan)) == plan

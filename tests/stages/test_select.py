@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from ctfm import tables
 from ctfm.errors import UserError
-from ctfm.idc import cost, query
+from ctfm.idc import cost, measure, query
 from ctfm.stages import select as stage
 
 TABLES = ("series.parquet", "funnel.parquet", "collections.parquet", "selection.json")
@@ -120,8 +120,25 @@ def test_plan_is_printed_and_written(here: Path) -> None:
     assert json.loads(shown.stdout) == written
     assert written["files"] == 360
     assert written["download_TB"] == pytest.approx(180e-6)
-    assert "keep_dicom" in written["assumptions"]["peak_disk"]
+    assert "keep_dicom" in written["assumptions"]["final_disk"]
+    assert written["final_disk_TB"] == written["peak_disk_TB"] > 180e-6
+    assert 0.1 < written["cpu_seconds_per_GB"] < 1000
+    assert "pretrain" not in written
     assert "180.0 MB" in run("plan", *options).stdout
+
+
+def test_plan_counts_the_training_on_this_corpus(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work is that of the entry's own patch and architecture, whose count is tested elsewhere."""
+    monkeypatch.setattr(measure, "seconds_per_gb", lambda settings: 10.0)
+    monkeypatch.setattr(measure, "forward_flop", lambda name, options, patch: 1e9 * options["init_filters"] * patch[0])
+    select()
+    entries = "pretrain: {run: {corpus: mine, epochs: 3, encoder_options: {init_filters: 8}}}\n"
+    Path("mine.yaml").write_text(CONFIG.format("shards: 2") + entries)
+    options = ("--config", "mine.yaml", "--corpus", "mine", "--series", "out/series.parquet")
+    run_ = json.loads(run("plan", *options, "--json").stdout)["pretrain"]["run"]
+    assert run_["forward_GFLOP"] == 8 * 24
+    assert run_["gpu_hours"] == pytest.approx(8 * 24e9 * 3 * 640 * 1500 / 100e12 / 3600)
+    assert "pre-training run 1,500 steps" in run("plan", *options).stdout
 
 
 def test_plan_refuses_a_short_disk_and_writes_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,16 @@
-"""What a selection will cost, before anything is fetched: transfer, disk and processor time."""
+"""What a corpus will cost, before anything is fetched: transfer, disk, processor and GPU time."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from ctfm.config import Machine, Prepare
 from ctfm.errors import UserError
 
 MB, GB, TB = 1e6, 1e9, 1e12
@@ -19,47 +21,88 @@ PAPER_SPACING_MM3 = 3.0
 SLICE_MB = 0.53
 # The preparation keeps so many series as DICOM on disk: one batch in work, one on its way.
 IN_FLIGHT = 16
-# One core, a series of 300 slices (157 MB): reading 0.56 s, resampling 0.30, storing 0.59, statistics and checks 0.32.
-CPU_SECONDS_PER_GB = 11.3
+# Jobs of a corpus besides its shards: its selection, this plan, and joining the shards.
+OTHER_JOBS = 3
+VIEWS = 2  # of each crop
+PASSES = 3  # a backward pass costs twice a forward one: gradients of inputs and of weights
 
 
-def estimate(series: pd.DataFrame, spacing_mm: tuple[float, float, float], keep_dicom: bool) -> dict[str, Any]:
+def estimate(series: pd.DataFrame, settings: Prepare, machine: Machine, seconds_per_gb: float) -> dict[str, Any]:
     """Estimate the cost of preparing a ``series`` table.
 
     Args:
         series: the table.
-        spacing_mm: (z, y, x) spacing of the prepared volumes, mm.
-        keep_dicom: whether the DICOM of all shards stays on disk.
+        settings: of the preparation.
+        machine: whether the DICOM of all shards stays on disk.
+        seconds_per_gb: one core's time for a GB of DICOM (see ``measure.seconds_per_gb``).
 
     Returns:
         Numbers with their unit in the key (TB is 10^12 bytes), and the assumptions behind them in words.
     """
     sizes = series["series_size_MB"].fillna(series["num_instances"] * SLICE_MB)
-    finer = PAPER_SPACING_MM3 / (spacing_mm[0] * spacing_mm[1] * spacing_mm[2])
+    z, y, x = settings.spacing_mm
     download = float(sizes.sum()) * MB
-    volumes = download * VOLUME_MB / DICOM_MB * finer
-    in_flight = float(sizes.nlargest(IN_FLIGHT).sum()) * MB
+    volumes = download * VOLUME_MB / DICOM_MB * PAPER_SPACING_MM3 / (z * y * x)
+    final = volumes + (download if machine.keep_dicom else 0)
+    in_flight = 0 if machine.keep_dicom else float(sizes.nlargest(IN_FLIGHT).sum()) * MB
+    shards = int(series["shard"].nunique())
     return {
         "series": len(series),
         "files": int(series["num_instances"].sum()),
+        "shards": shards,
+        "jobs": shards + OTHER_JOBS,
         "download_TB": download / TB,
-        "volumes_TB": volumes / TB,
-        "peak_disk_TB": (volumes + (download if keep_dicom else in_flight)) / TB,
-        "shards": int(series["shard"].nunique()),
-        "cpu_hours": download / GB * CPU_SECONDS_PER_GB / 3600,
+        "final_disk_TB": final / TB,
+        "peak_disk_TB": (final + in_flight) / TB,
+        "cpu_seconds_per_GB": seconds_per_gb,
+        "cpu_hours": download / GB * seconds_per_gb / 3600,
         "assumptions": {
             "download": f"series_size_MB of the index; {SLICE_MB} MB a slice where it is null "
             f"({int(series['series_size_MB'].isna().sum())} series)",
-            "volumes": f"{VOLUME_MB:g} MB for {DICOM_MB} MB of DICOM at 3x1x1 mm, scaled by size and by voxel volume",
-            "peak_disk": "all volumes, and "
-            + (
-                "all DICOM (machine.keep_dicom)"
-                if keep_dicom
-                else f"the DICOM of the {IN_FLIGHT} largest series; times the shards that run at once"
-            ),
-            "cpu_hours": f"{CPU_SECONDS_PER_GB} s of one core for a GB of DICOM, measured; without the transfer",
+            "final_disk": f"{VOLUME_MB:g} MB for {DICOM_MB} MB of DICOM at 3x1x1 mm, scaled by size and by voxel volume"
+            + ("; and all DICOM (machine.keep_dicom)" if machine.keep_dicom else ""),
+            "peak_disk": "the final disk"
+            if machine.keep_dicom
+            else f"the final disk and the DICOM of the {IN_FLIGHT} largest series; those times the shards at once",
+            "cpu": f"measured here: {seconds_per_gb:.1f} s of one core for a GB of DICOM, on a synthetic series; "
+            "without waiting for the transfer",
         },
     }
+
+
+def training(entry: Mapping[str, Any], forward_flop: float | None, machine: Machine) -> dict[str, Any]:
+    """Estimate the work of one pre-training run.
+
+    Args:
+        entry: its settings (``Pretrain``).
+        forward_flop: of one crop through the encoder (see ``measure.forward_flop``), or None.
+        machine: what its GPUs sustain.
+
+    Returns:
+        Optimiser steps, GFLOP of one crop, EFLOP of the run, GPU-hours; the last three are None when not known.
+    """
+    steps = entry["epochs"] * entry["steps_per_epoch"]
+    found: dict[str, Any] = {"steps": steps, "forward_GFLOP": None, "EFLOP": None, "gpu_hours": None}
+    if forward_flop is not None:
+        crops = entry["global_batch"] * entry["crops_per_scan"] * VIEWS
+        flop = forward_flop * PASSES * crops * steps
+        hours = flop / (machine.gpu_tflops * 1e12) / 3600
+        found |= {"forward_GFLOP": forward_flop / 1e9, "EFLOP": flop / 1e18, "gpu_hours": hours}
+    return found
+
+
+def with_training(plan: dict[str, Any], runs: dict[str, dict[str, Any]], machine: Machine) -> dict[str, Any]:
+    """Add the pre-training runs (see ``training``) to a plan, and what is assumed of them."""
+    if not runs:
+        return plan
+    known = all(run["gpu_hours"] is not None for run in runs.values())
+    assumed = (
+        f"the encoder alone, counted; {PASSES} forward passes for forward and backward; "
+        f"a GPU sustains {machine.gpu_tflops:g} TFLOP/s (machine.gpu_tflops)"
+        if known
+        else "not counted: torch is not installed here"
+    )
+    return plan | {"pretrain": runs, "assumptions": plan["assumptions"] | {"gpu": assumed}}
 
 
 def free_disk(folder: Path) -> int:
@@ -93,13 +136,18 @@ def as_text(plan: dict[str, Any]) -> str:
     lines = {
         "series": f"{plan['series']:,} in {plan['shards']:,} shards",
         "files": f"{plan['files']:,}",
+        "jobs": f"{plan['jobs']:,}",
         "download": _size(plan["download_TB"]),
-        "volumes": _size(plan["volumes_TB"]),
+        "final disk": _size(plan["final_disk_TB"]),
         "peak disk": f"{_size(plan['peak_disk_TB'])} ({_size(plan['free_disk_TB'])} free)",
-        "processor": f"{plan['cpu_hours']:.2g} core-hours",
+        "processor": f"{plan['cpu_hours']:,.3g} core-hours",
     }
+    for name, run in plan.get("pretrain", {}).items():
+        work = "not counted" if run["EFLOP"] is None else f"{run['EFLOP']:.3g} EFLOP, {run['gpu_hours']:,.3g} GPU-hours"
+        lines[f"pre-training {name}"] = f"{run['steps']:,} steps, {work}"
+    width = max(map(len, lines))
     assumed = [f"  {key}: {text}" for key, text in plan["assumptions"].items()]
-    return "\n".join([*(f"{key:<10} {text}" for key, text in lines.items()), "assumed:", *assumed])
+    return "\n".join([*(f"{key:<{width}} {text}" for key, text in lines.items()), "assumed:", *assumed])
 
 
 def _size(terabytes: float) -> str:

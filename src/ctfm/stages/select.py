@@ -14,7 +14,7 @@ from ctfm.cli import ConfigOption, SpecOption, job_spec
 from ctfm.config import Config, Corpus, Prepare
 from ctfm.errors import UserError
 from ctfm.files import need_file, write_json
-from ctfm.idc import cost, query
+from ctfm.idc import cost, measure, query
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +50,19 @@ def plan(
     out: Annotated[Path | None, typer.Option(help="plan.json to write; free disk is looked up there.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print what preparing a selection will cost; refuse when the disk is too small."""
+    """Print what a selection will cost to prepare and train on; refuse when the disk is too small."""
     need_file(series, "make it with 'ctfm select'")
-    settings = Prepare(**_job("plan", spec, config, corpus)["prepare"])
-    folder = (out or series).parent
-    result = cost.estimate(tables.read("series", series), settings.spacing_mm, specs.machine().keep_dicom)
+    job, machine = _job("plan", spec, config, corpus), specs.machine()
+    settings, folder = Prepare(**job["prepare"]), (out or series).parent
+    result = cost.estimate(tables.read("series", series), settings, machine, measure.seconds_per_gb(settings))
     result["free_disk_TB"] = cost.free_disk(folder) / cost.TB
+    runs = {
+        name: cost.training(
+            entry, measure.forward_flop(entry["encoder"], entry["encoder_options"], entry["patch"]), machine
+        )
+        for name, entry in job["pretrain"].items()
+    }
+    result = cost.with_training(result, runs, machine)
     print(cost.as_json(result) if json else cost.as_text(result))
     cost.check_disk(result, folder)
     if out:
