@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import blosc2
 import numpy as np
 import pytest
 from scipy.ndimage import find_objects
@@ -84,9 +85,29 @@ def test_damaged_files_are_quarantined(tmp_path: Path) -> None:
         store.open_volume(tmp_path / "absent.b2nd")
 
 
-def test_foreign_b2nd_is_quarantined(tmp_path: Path) -> None:
-    import blosc2
+@pytest.mark.parametrize("codec", [blosc2.Codec.ZSTD, blosc2.Codec.LZ4HC, blosc2.Codec.BLOSCLZ])
+def test_files_packed_in_other_ways_are_read(tmp_path: Path, codec: blosc2.Codec) -> None:
+    """A file tells how it is packed: those of earlier versions (zstd) stay good."""
+    original = volume()
+    packing = {"codec": codec, "clevel": 5, "nthreads": 1}
+    file = blosc2.asarray(original.array, urlpath=str(tmp_path / "a.b2nd"), chunks=(20, 64, 70), cparams=packing)
+    file.schunk.vlmeta["ctfm"] = {"affine": original.affine.tolist(), "meta": {"key": "k"}}
+    stored = store.open_volume(tmp_path / "a.b2nd")
+    assert stored.meta == {"key": "k"} and (stored.affine == original.affine).all()
+    assert (stored.load().array == original.array).all()
+    assert (stored.crop((18, 60, 10), (4, 9, 9)) == original.array[18:22, 60:69, 10:19]).all()
 
+
+def test_noise_is_packed_to_its_bits(tmp_path: Path) -> None:
+    """Air and tissue with the noise of a scan take less than half of the 16 bits of a voxel."""
+    array = np.full((32, 160, 160), -1000.0)
+    array[:, 30:130, 30:130] = 50
+    noise = np.random.default_rng(0).normal(0, 15, array.shape)
+    store.save(Volume((array + noise).astype(np.int16), np.eye(4)), tmp_path / "a.b2nd")
+    assert (tmp_path / "a.b2nd").stat().st_size < 0.5 * array.size * 2
+
+
+def test_foreign_b2nd_is_quarantined(tmp_path: Path) -> None:
     blosc2.asarray(np.zeros((4, 4, 4), np.int16), urlpath=str(tmp_path / "a.b2nd"), mode="w")
     with pytest.raises(Quarantine):
         store.open_volume(tmp_path / "a.b2nd")
@@ -101,3 +122,14 @@ def test_body_box_against_scipy() -> None:
     box = find_objects((array > -500).astype(int))[0]
     assert [slice(a, b, None) for a, b in zip(start, stop, strict=True)] == list(box)
     assert store.body_box(np.full((2, 3, 4), -1024, np.int16)) == ((0, 0, 0), (2, 3, 4))
+    assert store.body_box(array.transpose(2, 0, 1)[::-1]) == ((9, 3, 10), (35, 7, 26))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_body_box_of_scattered_voxels(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    array = np.full((9, 8, 7), -900, np.int16)
+    hits = rng.integers(0, array.shape, (3, 3))
+    array[tuple(hits.T)] = 0
+    start, stop = store.body_box(array)
+    assert start == tuple(hits.min(axis=0)) and stop == tuple(hits.max(axis=0) + 1)

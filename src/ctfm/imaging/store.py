@@ -14,8 +14,8 @@ from ctfm.files import atomic
 from ctfm.imaging.resample import AIR_HU
 from ctfm.imaging.volume import Volume
 
-# Chosen by bench/stores.py (docs/benchmarks.md): a volume is written once and read at every epoch. Crops of these
-# files decode 1.6 times as fast as with zstd, for 16 % more bytes; other chunks and blocks read slower.
+# Chosen by bench/stores.py (docs/benchmarks.md): a volume is written once and read at every epoch. Crops decode 1.5
+# times as fast as with zstd, for 12 to 16 % more bytes. Larger chunks read crops slower; other blocks gain nothing.
 CHUNKS = (32, 128, 128)
 BLOCKS = (8, 32, 32)
 PACKING = {
