@@ -5,8 +5,10 @@ faster one. On tilted and uneven series they differ: dicom2nifti resamples to a 
 the slices, which blurs along the patient, and turns outermost slices into air; our own keeps the planes of a tilted
 series and interpolates within them only, but takes the median distance of an uneven series, which is coarse where
 most slices are thick. So ``auto`` asks the files: both volumes are compared with the slices' own pixels, read by a
-third program (SimpleITK) and placed by the standard's formula, and the volume nearer to them is kept. dicom2nifti
-works on 64-bit numbers: what would need more than ``ROOM`` bytes is left to our own reader.
+third program (SimpleITK) and placed by the standard's formula, and the volume nearer to them is kept.
+
+Never left to dicom2nifti: several frames in one file (it ignores a rescale that all frames share, and mirrors
+frames in descending order), and what would need more than ``ROOM`` bytes, for it works on 64-bit numbers.
 """
 
 from __future__ import annotations
@@ -203,7 +205,7 @@ def _check_suits(files: Sequence[pydicom.Dataset], survey: dicom.Survey) -> None
     """Refuse what dicom2nifti would convert wrongly without a word."""
     first = files[0]
     if common.is_multiframe_dicom(files) or int(first.get("NumberOfFrames") or 1) > 1:
-        raise Refused("of several frames in a file it ignores a shared rescale, and their places where uneven")
+        raise Refused("of several frames in a file it ignores a shared rescale and mirrors a descending order")
     if (needed := _bytes_needed(files, survey)) > ROOM:
         raise Refused(f"it would need {needed / 1e9:.1f} GB of memory")
     if not survey.facts["even"] and not common.is_slice_increment_inconsistent(common.sort_dicoms(files)):
