@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 
@@ -25,6 +26,27 @@ def test_atomic_replaces_and_keeps_the_suffix(tmp_path):
         assert temporary.suffix == ".parquet" and temporary.parent.name == "deep"
         temporary.write_text("new")
     assert (tmp_path / "deep" / "a.parquet").read_text() == "new"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EMFILE])
+def test_a_full_disk_is_told_with_its_folder(tmp_path, number):
+    message = f"{tmp_path}: {os.strerror(number)}; free some, then start again"
+    with pytest.raises(UserError, match=message), files.atomic(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        raise OSError(number, "whatever")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_faults_of_a_disk_stay_what_they_are(tmp_path):
+    with pytest.raises(PermissionError), files.no_shortage(tmp_path):
+        raise PermissionError(errno.EACCES, "no")
+
+
+def test_what_a_kill_left_is_removed_and_nothing_else(tmp_path):
+    for name in (".a.123.tmp.parquet", ".b.9.tmp", "a.parquet", ".hidden", "tmp.txt"):
+        (tmp_path / name).write_text("x")
+    files.remove_temporaries(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".hidden", "a.parquet", "tmp.txt"]
 
 
 def test_a_file_in_the_way_of_a_folder_is_named(tmp_path):

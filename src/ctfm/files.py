@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -12,22 +13,48 @@ from typing import Any
 
 from ctfm.errors import UserError
 
+# What the machine has run out of. No input is to blame, and nothing that is made now can be trusted to be whole.
+SHORTAGES = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+
 
 @contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is renamed over ``path``, else removed.
 
     Raises:
-        UserError: the folder can't be written.
+        UserError: the folder can't be written, or its disk is full.
     """
     target = Path(path)
     ensure_folder(target.parent)
     temporary = target.with_name(f".{target.stem}.{os.getpid()}.tmp{target.suffix}")
     try:
-        yield temporary
-        temporary.replace(target)
+        with no_shortage(target.parent):
+            yield temporary
+            temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def no_shortage(folder: Path | str) -> Iterator[None]:
+    """Turn the error of a full disk, or of another shortage, into one that says what to do.
+
+    Raises:
+        UserError: in place of an OSError of ``SHORTAGES``; it names ``folder``.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in SHORTAGES:
+            raise
+        why = os.strerror(error.errno)
+        raise UserError(f"{folder}: {why}; free some, then start again: what is finished is kept") from error
+
+
+def remove_temporaries(folder: Path | str) -> None:
+    """Remove what ``atomic`` left in a folder when it was killed. No other process may be writing there."""
+    for path in Path(folder).glob(".*.tmp*"):
+        path.unlink()
 
 
 def ensure_folder(folder: Path | str) -> Path:

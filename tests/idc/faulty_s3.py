@@ -44,8 +44,7 @@ class FaultyS3:
         self._lock = threading.Lock()
         self._closing = threading.Event()
         handler = type("Handler", (_Handler,), {"store": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> FaultyS3:
@@ -79,6 +78,14 @@ class FaultyS3:
                     self._faults[name] = (kind, left - 1)
                     return kind
         return None
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, *_: Any) -> None:
+        """Keep quiet of clients that were killed."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -11,7 +11,6 @@ full disk, or a crash of s5cmd costs no series: the job ends, to be started agai
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import re
@@ -25,7 +24,7 @@ import pandas as pd
 
 from ctfm.config import Machine
 from ctfm.errors import UserError
-from ctfm.files import ensure_folder
+from ctfm.files import ensure_folder, no_shortage
 from ctfm.idc import s5cmd
 
 log = logging.getLogger(__name__)
@@ -180,10 +179,9 @@ def _link_all(items: list[Item]) -> dict[str, list[s5cmd.Complaint]]:
     complaints = {}
     for item in items:
         try:
-            _link(item)
+            with no_shortage(item.folder.parent):
+                _link(item)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise UserError(f"{item.folder.parent}: the disk is full; free some, {REMEDY}") from error
             complaints[item.uid] = [s5cmd.Complaint(item.url, error.strerror or type(error).__name__)]
     return complaints
 

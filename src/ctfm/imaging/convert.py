@@ -11,7 +11,7 @@ import numpy as np
 
 from ctfm.config import Criteria, Prepare
 from ctfm.errors import Quarantine, UserError
-from ctfm.files import digest, sha256
+from ctfm.files import digest, no_shortage, sha256
 from ctfm.imaging import dicom, pictures, store
 from ctfm.imaging.resample import resample
 from ctfm.imaging.volume import Volume, orient
@@ -52,11 +52,12 @@ def convert(folder: Path, settings: Prepare, criteria: Criteria) -> tuple[Volume
         Quarantine: see ``dicom.CODES``; ``error`` for a fault that none of them describes.
     """
     try:
-        volume, facts = dicom.read_series(folder, settings.min_slices, settings.max_gap_ratio)
-        volume = orient(volume)
-        volume = resample(volume, settings.spacing_mm, settings.interpolation, settings.antialias)
-        return volume, {"converter": "own"} | facts
-    except (Quarantine, MemoryError):
+        with no_shortage(folder):
+            volume, facts = dicom.read_series(folder, settings.min_slices, settings.max_gap_ratio)
+            volume = orient(volume)
+            volume = resample(volume, settings.spacing_mm, settings.interpolation, settings.antialias)
+            return volume, {"converter": "own"} | facts
+    except (Quarantine, MemoryError, UserError):
         raise
     except Exception as error:  # one strange series must not stop the others; it is listed with its error
         log.warning("%s: unexpected", folder.name, exc_info=True)
@@ -90,6 +91,7 @@ def keep(volume: Volume, facts: dict[str, Any], path: Path, key: str) -> dict[st
             raise Quarantine("unreadable", "other values are read than were written")
         return _row(stored, path)
     except (OSError, RuntimeError, Quarantine) as error:
+        path.unlink(missing_ok=True)  # what does not read back must not have the name of a volume
         raise UserError(f"{path}: can't be written ({error}); check the disk and start again") from error
 
 

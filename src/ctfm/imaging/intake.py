@@ -14,6 +14,7 @@ import pandas as pd
 
 from ctfm.config import Criteria, Machine, Prepare
 from ctfm.errors import Quarantine
+from ctfm.files import remove_temporaries
 from ctfm.idc import download
 from ctfm.imaging import convert, converters, criteria, pictures, store
 
@@ -39,6 +40,7 @@ def reuse(folder: Path, keys: dict[str, str], wanted: Criteria) -> dict[str, dic
         wanted: the criteria of today; a volume that no longer meets them is removed and its row says so.
     """
     made = {}
+    remove_temporaries(folder)
     for path in sorted(folder.glob("*.b2nd")):
         try:
             row = convert.describe(path, keys[path.stem])

@@ -74,16 +74,12 @@ def save(volume: Volume, path: Path | str, meta: dict[str, Any] | None = None) -
     """
     chunks = tuple(min(c, n) for c, n in zip(CHUNKS, volume.shape, strict=True))
     blocks = tuple(min(b, c) for b, c in zip(BLOCKS, chunks, strict=True))
-    with atomic(path) as temporary:
-        stored = blosc2.asarray(
-            np.ascontiguousarray(volume.array),
-            urlpath=str(temporary),
-            mode="w",
-            chunks=chunks,
-            blocks=blocks,
-            cparams=PACKING,
-        )
-        stored.schunk.vlmeta["ctfm"] = {"affine": volume.affine.tolist(), "meta": meta or {}}
+    stored = blosc2.asarray(
+        np.ascontiguousarray(volume.array), chunks=chunks, blocks=blocks, cparams=PACKING, contiguous=True
+    )
+    stored.schunk.vlmeta["ctfm"] = {"affine": volume.affine.tolist(), "meta": meta or {}}
+    with atomic(path) as temporary:  # blosc2's own writing does not say why it fails
+        temporary.write_bytes(stored.to_cframe())
 
 
 def open_volume(path: Path | str) -> Stored:
