@@ -14,7 +14,11 @@ from ctfm.imaging.volume import Volume, orient, read_image, to_sitk
 SPACINGS = [((1.25, 0.7, 0.7), (3.0, 1.0, 1.0)), ((5.0, 0.9, 0.8), (3.0, 1.0, 1.0)), ((2.0, 2.0, 2.0), (0.7, 1.3, 2.9))]
 
 
-MODES = {"linear": sitk.sitkLinear, "sinc": sitk.sitkLanczosWindowedSinc}
+MODES = {
+    "nearest": sitk.sitkNearestNeighbor,
+    "linear": sitk.sitkLinear,
+    "sinc": sitk.sitkLanczosWindowedSinc,
+}
 
 
 def volume(spacing: tuple[float, float, float], degrees: float = 0) -> Volume:
@@ -79,10 +83,17 @@ def test_same_spacing_changes_nothing() -> None:
 def test_labels_stay_labels() -> None:
     source = volume((2.0, 1.0, 1.0))
     labels = Volume((np.abs(source.array) % 7 * 30).astype(np.uint8), source.affine)
-    result = resample(labels, (1.1, 0.8, 1.7), mode="nearest")
+    result = resample(labels, (1.1, 0.83, 1.61), mode="nearest")  # never halfway between voxels
     assert result.array.dtype == np.uint8
     assert set(np.unique(result.array)) <= set(np.unique(labels.array))
-    assert (result.array == reference(labels, result, sitk.sitkNearestNeighbor)).mean() > 0.999
+    assert (result.array == reference(labels, result, sitk.sitkNearestNeighbor)).all()
+
+
+@pytest.mark.parametrize("edge", [0.7, 1.5, 1 / 3])
+def test_halfway_between_two_labels_is_the_later_one(edge: float) -> None:
+    labels = Volume(np.arange(2 * 24 * 3, dtype=np.uint8).reshape(2, 24, 3), np.diag([1.0, edge, 1.0, 1.0]))
+    result = resample(labels, (1.0, 2 * edge, 1.0), "nearest")
+    assert (result.array == labels.array[:, 1::2]).all()
 
 
 def test_outside_is_air_and_a_given_grid_is_kept() -> None:
@@ -108,7 +119,7 @@ def test_borders_and_thin_volumes_equal_simpleitk(shape: tuple, spacing: tuple, 
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.uint16, np.int32, np.float32, np.float64])
-@pytest.mark.parametrize("mode", ["linear", "sinc"])
+@pytest.mark.parametrize("mode", MODES)
 def test_data_types_stay(dtype: type, mode: str) -> None:
     source = volume((2.0, 1.0, 1.0))
     source = Volume((source.array % 251).astype(dtype), source.affine)
@@ -137,7 +148,7 @@ def test_sinc_stays_above_air_and_within_its_type() -> None:
     assert result.min() == -1024 and result.max() == 32767
 
 
-@pytest.mark.parametrize("mode", ["linear", "sinc"])
+@pytest.mark.parametrize("mode", MODES)
 def test_permuted_and_flipped_views_give_the_same(mode: str) -> None:
     source = volume((2.0, 1.1, 0.9), 10)
     expected = resample(source, (3.0, 1.0, 0.5), mode, antialias=True)

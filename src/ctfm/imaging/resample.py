@@ -12,8 +12,9 @@ from ctfm.imaging.volume import Volume, from_sitk, to_sitk
 
 AIR_HU = -1024
 INTERPOLATORS = {"linear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor}
-# Samples on either side, and their weights by distance; sinc as SimpleITK has it.
+# Samples on either side, and their weights by distance; as SimpleITK has them.
 KERNELS: dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
+    "nearest": (1, lambda off: ((-0.5 <= off) & (off < 0.5)).astype(float)),
     "linear": (1, lambda off: 1 - np.abs(off)),
     "sinc": (5, lambda off: np.sinc(off) * np.sinc(off / 5)),
 }
@@ -31,7 +32,7 @@ def resample(
         mode: ``linear`` or ``sinc`` (Lanczos window) for HU, ``nearest`` for labels. As in ITK, a voxel's value
             holds out to the volume's border; sinc, which overshoots at edges, is kept within [-1024 HU, ...].
         antialias: smooth along the axes that become coarser: Gaussian, sigma (factor - 1) / 2 voxels, as
-            scikit-image and MONAI have it. Not for labels.
+            scikit-image and MONAI have it.
 
     Returns:
         A volume of the same data type and as many voxels as cover the same extent, so that none lies outside.
@@ -43,8 +44,6 @@ def resample(
     affine = np.eye(4)
     affine[:3, :3] = volume.affine[:3, :3] / old * new
     affine[:3, 3] = volume.world(first)
-    if mode == "nearest":
-        return resample_to(volume, tuple(size), affine, mode)
     sigma = np.maximum(new / old - 1, 0) / 2 if antialias else np.zeros(3)
     weights = [
         _weights(first[axis] + np.arange(size[axis]) * new[axis] / old[axis], count, mode, sigma[axis])
@@ -111,6 +110,7 @@ def _separable(array: np.ndarray, weights: list[sparse.csr_array], floor: float 
 def _weights(places: np.ndarray, count: int, mode: str, sigma: float) -> sparse.csr_array:
     """Return the matrix (places, count) that interpolates ``count`` samples at ``places``, smoothed before by sigma."""
     reach, kernel = KERNELS[mode]
+    places = np.round(places, 9)  # halfway between two samples is halfway, whatever the last digits are
     near = np.floor(places).astype(int) + np.arange(1 - reach, reach + 1)[:, None]
     matrix = _matrix(near, kernel(places - near), count)
     radius = int(GAUSSIAN_RADIUS * sigma + 0.5)
@@ -126,4 +126,6 @@ def _matrix(near: np.ndarray, values: np.ndarray, count: int) -> sparse.csr_arra
     """Return the sparse matrix of taps (taps, places); taps beyond an end fall on the sample there."""
     places = np.broadcast_to(np.arange(near.shape[1]), near.shape)
     index = (places.ravel(), np.clip(near, 0, count - 1).ravel())
-    return sparse.csr_array((values.ravel(), index), shape=(near.shape[1], count))
+    matrix = sparse.csr_array((values.ravel(), index), shape=(near.shape[1], count))
+    matrix.eliminate_zeros()
+    return matrix
