@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,16 @@ def test_permuted_and_flipped_views_give_the_same(mode: str) -> None:
     result = resample(Volume(view, source.affine), (3.0, 1.0, 0.5), mode, antialias=True)
     assert np.abs(result.array.astype(int) - expected.array).max() <= 1  # axes in another order: ties may differ
     assert (result.affine == expected.affine).all()
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+def test_input_is_never_copied(antialias: bool) -> None:
+    source = Volume(np.zeros((120, 200, 200), np.int16)[::-1, :, ::-1], volume((1.25, 0.7, 0.7)).affine)
+    tracemalloc.start()
+    result = resample(source, (3.0, 1.0, 1.0), antialias=antialias)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < result.array.nbytes + 0.2 * source.array.nbytes  # the result and a few planes
 
 
 @pytest.mark.parametrize(("old", "new"), SPACINGS)

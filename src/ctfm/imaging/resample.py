@@ -14,7 +14,7 @@ AIR_HU = -1024
 INTERPOLATORS = {"linear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor}
 # Samples on either side, and their weights by distance; as SimpleITK has them.
 KERNELS: dict[str, tuple[int, Callable[[np.ndarray], np.ndarray]]] = {
-    "nearest": (1, lambda off: ((-0.5 <= off) & (off < 0.5)).astype(float)),
+    "nearest": (1, lambda off: ((off >= -0.5) & (off < 0.5)).astype(float)),
     "linear": (1, lambda off: 1 - np.abs(off)),
     "sinc": (5, lambda off: np.sinc(off) * np.sinc(off / 5)),
 }
