@@ -149,3 +149,21 @@ def test_labels_move_with_their_images():
     assert ((moved > 0.5) == (moved_labels > 0))[far].float().mean() > 0.999
     _, same = augment.paired(x, labels, settings, seeds.torch_generator("cpu", 3))
     assert same.shape == labels.shape
+
+
+def test_crop_flip_and_intensity_are_monais():
+    x, drawn = images(1), neutral(1)
+    drawn["size"], drawn["place"] = torch.tensor([0.5]), torch.tensor([[-1.0, 1.0, 0.0]])
+    drawn["flip"], drawn["factor"] = torch.tensor([[-1.0, 1, 1]]), torch.tensor([0.8])
+    settings = Augment(resized_crop=(0.5, 0.5), flip_p=(1, 0, 0), intensity_p=1)
+    got = augment.apply(x, drawn, settings)
+    theirs = mt.Compose(
+        [
+            mt.SpatialCrop(roi_start=(0, 10, 6), roi_end=(6, 20, 18)),
+            mt.Resize(SHAPE, mode="trilinear", align_corners=False),
+            mt.Flip(spatial_axis=0),
+            mt.ScaleIntensity(minv=None, maxv=None, factor=-0.2),
+        ]
+    )(x[0])
+    inner = (..., slice(1, -1), slice(1, -1), slice(1, -1))
+    assert torch.allclose(got[0][inner], torch.as_tensor(np.asarray(theirs))[inner], atol=1e-5)

@@ -89,17 +89,28 @@ def join(draws: list[Draw], device: torch.device) -> Draw:
 
 @torch.no_grad()
 def apply(images: Tensor, drawn: Draw, settings: Augment, spacing_mm: Millimetres = CUBE) -> Tensor:
-    """Apply drawn parameters to images (N, 1, Z, Y, X) in [0, 1]; the result is in [0, 1] too."""
+    """Apply drawn parameters to images (N, 1, Z, Y, X) in [0, 1]; the result is in [0, 1] too.
+
+    A GPU takes all images at once. A CPU takes one after the other, which then stay in its cache, and leaves out what
+    an image is spared.
+    """
     drawn = {key: value.to(images.device) for key, value in drawn.items()}
     with torch.autocast(images.device.type, enabled=False):
-        if _moves(settings):
-            images = warp(images, theta(drawn, images.shape[2:], spacing_mm), "bilinear")
-        if settings.histogram_p > 0:
-            images = histogram_shift(images, drawn["points"])
-        if settings.smooth_p > 0:
-            images = smooth(images, drawn["sigma"])
-        if settings.intensity_p > 0:
-            images = (images * drawn["factor"].reshape(-1, 1, 1, 1, 1)).clamp_(0, 1)
+        if images.is_cuda:
+            return _apply(images, drawn, settings, spacing_mm)
+        ones = [{key: value[i : i + 1] for key, value in drawn.items()} for i in range(len(images))]
+        return torch.cat([_apply(images[i : i + 1], one, settings, spacing_mm) for i, one in enumerate(ones)])
+
+
+def _apply(images: Tensor, drawn: Draw, settings: Augment, spacing_mm: Millimetres) -> Tensor:
+    if _moves(settings):
+        images = warp(images, theta(drawn, images.shape[2:], spacing_mm), "bilinear")
+    if settings.histogram_p > 0:
+        images = histogram_shift(images, drawn["points"])
+    if settings.smooth_p > 0 and (images.is_cuda or drawn["sigma"].any()):
+        images = smooth(images, drawn["sigma"])
+    if settings.intensity_p > 0:
+        images = (images * drawn["factor"].reshape(-1, 1, 1, 1, 1)).clamp_(0, 1)
     return images
 
 
@@ -118,7 +129,13 @@ def theta(drawn: Draw, shape: torch.Size, spacing_mm: Millimetres) -> Tensor:
 
 
 def warp(images: Tensor, maps: Tensor, mode: str) -> Tensor:
-    """Sample images (N, C, Z, Y, X) at affinely mapped positions; beyond the edge the edge value goes on."""
+    """Sample images (N, C, Z, Y, X) at affinely mapped positions; beyond the edge the edge value goes on.
+
+    On a CPU maps that neither turn nor shear are three small matrix products, to the same values within rounding.
+    """
+    if mode == "bilinear" and not images.is_cuda and not (maps[:, :, :3] - maps[:, :, :3] * torch.eye(3)).any():
+        along = [_stretch(n, maps[:, axis, axis], maps[:, axis, 3]) for axis, n in enumerate(images.shape[2:])]
+        return _separable(images, along)
     flipped = torch.cat([maps[:, :, :3].flip(1, 2), maps[:, :, 3:].flip(1)], dim=2)  # to torch's (x, y, z)
     grid = F.affine_grid(flipped, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode=mode, padding_mode="border", align_corners=False)
@@ -167,11 +184,23 @@ def smooth(images: Tensor, sigma: Tensor) -> Tensor:
 
     The kernel is integrated over each voxel (as MONAI's ``erf``); at the edges it is cut and normalised.
     """
-    count, _, z, y, x = images.shape
-    out = _kernel(z, sigma[:, 0]) @ images.reshape(count, z, y * x)
-    out = _kernel(y, sigma[:, 1])[:, None] @ out.reshape(count, z, y, x)
-    out = out @ _kernel(x, sigma[:, 2]).transpose(1, 2)[:, None]
-    return out.reshape(images.shape)
+    return _separable(images, [_kernel(n, sigma[:, axis]) for axis, n in enumerate(images.shape[2:])])
+
+
+def _separable(images: Tensor, along: list[Tensor]) -> Tensor:
+    """Multiply images (N, C, Z, Y, X) by a matrix (N, length, length) along each axis."""
+    count, channels, z, y, x = images.shape
+    out = along[0][:, None] @ images.reshape(count, channels, z, y * x)
+    out = along[1][:, None, None] @ out.reshape(images.shape)
+    return out @ along[2].transpose(1, 2)[:, None, None]
+
+
+def _stretch(length: int, scale: Tensor, shift: Tensor) -> Tensor:
+    """Return (N, length, length) matrices that interpolate linearly at scaled and shifted positions of an axis."""
+    index = torch.arange(length, device=scale.device, dtype=scale.dtype)
+    outputs = (2 * index + 1) / length - 1  # from the centre, in units of half the length
+    position = ((scale[:, None] * outputs + shift[:, None] + 1) * length - 1) / 2
+    return (1 - (position.clamp(0, length - 1)[:, :, None] - index).abs()).clamp(min=0)
 
 
 def _kernel(length: int, sigma: Tensor) -> Tensor:
