@@ -12,7 +12,7 @@ CORPUS = {"corpora": {"idc": {}}}
 RUN = {**CORPUS, "pretrain": {"ctfm": {"corpus": "idc"}}, "encoders": {"random": {}}}
 
 
-@pytest.mark.parametrize("name", ["config", "demo", "idc_mini"])
+@pytest.mark.parametrize("name", ["config", "demo", "idc_mini", "experiments/phantom_pretraining"])
 def test_shipped_configurations_are_valid(root, name):
     spec.load(root / "config" / f"{name}.yaml")
 
@@ -23,6 +23,26 @@ def test_published_overlay_changes_only_what_it_names(root):
     assert (paper.patch, published.patch) == ((24, 128, 128), (32, 128, 128))
     assert published.method_options == {"temperature": 0.1, "symmetric": False}
     assert published.crops_per_scan == paper.crops_per_scan == 20
+
+
+def test_ablations_are_six_objectives_with_the_papers_numbers_of_crops(root):
+    runs = spec.load(root / "config/config.yaml", root / "config/ablations.yaml").pretrain
+    kinds = {(run.method, run.method_options["sampling"]) for run in runs.values()}
+    assert kinds == {(method, way) for method in ("simclr", "simsiam", "vicreg") for way in ("intra", "cross")}
+    assert {run.crops_per_scan for name, run in runs.items() if name.startswith("simclr_intra")} == {5, 10, 15}
+    assert all(run.epochs * run.steps_per_epoch == 12_500 and run.global_batch == 15 for run in runs.values())
+    assert runs["vicreg_cross"].learning_rate == pytest.approx(7e-4 * 15 / 256, rel=1e-3)
+
+
+def test_an_entry_that_is_null_is_taken_away():
+    assert not spec.check({**RUN, "encoders": {"random": None}}).encoders
+
+
+def test_crops_of_a_scan_need_company():
+    alone = {"corpus": "idc", "crops_per_scan": 1}
+    with pytest.raises(UserError, match=r"pretrain.x.crops_per_scan: .* take 2 or more"):
+        spec.check({**CORPUS, "pretrain": {"x": alone}})
+    spec.check({**CORPUS, "pretrain": {"x": {**alone, "method_options": {"sampling": "cross"}}}})
 
 
 @pytest.mark.parametrize(

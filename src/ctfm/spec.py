@@ -22,6 +22,7 @@ from ctfm.errors import UserError, nearest
 from ctfm.files import need_file
 
 MACHINE_VARIABLE = "CTFM_MACHINE"
+ENTRIES = ("corpora", "datasets", "pretrain", "encoders", "tasks")  # sections of entries that the user names
 
 
 def load(*files: Path | str) -> Config:
@@ -46,10 +47,12 @@ def load(*files: Path | str) -> Config:
 def check(settings: Mapping[str, Any]) -> Config:
     """Check a whole configuration: keys, values, plug-in names and options, references between entries.
 
+    An entry that is null is left out: so a file laid over another one takes an entry away.
+
     Raises:
         UserError: with the path of each wrong key and the nearest right one.
     """
-    cfg = _validated(Config, settings, "")
+    cfg = _validated(Config, {key: _entries(key, value) for key, value in settings.items()}, "")
     for name, entry in cfg.pretrain.items():
         _reference(f"pretrain.{name}.corpus", entry.corpus, cfg.corpora, "corpora")
         objective = _options("ssl", entry.method, entry.method_options, f"pretrain.{name}.method")
@@ -151,6 +154,12 @@ def give_environment(cfg: Config) -> None:
     if source.name == "src":
         os.environ["PYTHONPATH"] = str(source)
     os.environ[MACHINE_VARIABLE] = cfg.machine.model_dump_json()
+
+
+def _entries(section: str, content: Any) -> Any:
+    if section not in ENTRIES or not isinstance(content, Mapping):
+        return content
+    return {name: entry for name, entry in content.items() if entry is not None}
 
 
 def _criteria(cfg: Config, corpus: str) -> dict[str, Any]:

@@ -18,7 +18,9 @@ SETTINGS = Figures(dpi=80)
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    return synthetic.run(tmp_path_factory.mktemp("results"))
+    root = synthetic.run(tmp_path_factory.mktemp("results"))
+    synthetic.training(root)
+    return root
 
 
 def drawn(name, root, stem):

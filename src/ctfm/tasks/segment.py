@@ -46,6 +46,7 @@ class Settings(Strict):
     learning_rate: float = Field(2e-4, gt=0, description="peak learning rate of AdamW")
     weight_decay: float = Field(1e-5, ge=0, description="weight decay")
     warmup_epochs: float = Field(3, ge=0, description="epochs of linear warm-up, counted in steps")
+    freeze: bool = Field(False, description="only the decoder learns, on the encoder's fixed features")
     overlap: float = Field(0.625, ge=0, lt=1, description="overlap of the inference windows")
     augment: Augment = Field(
         Augment(resized_crop=(1.0, 1.0), affine_p=0.2, smooth_p=0.2, smooth_voxels=(0.5, 1.0), intensity_p=0.5),
@@ -81,6 +82,7 @@ def fit(
     Raises:
         UserError: the encoder, the cases or the settings don't fit.
     """
+    frozen = frozen or settings.freeze
     val = sampling.few_shot(val, min(len(val), settings.validation_cases or len(val)), 0, "validation")
     model = _new(settings, weights.load_encoder(encoder), train, seed)
     fingerprint = _fingerprint(settings, encoder, (train, val), seed, frozen)
@@ -184,7 +186,7 @@ def _new(settings: Settings, loaded: weights.Loaded, train: list[CaseFile], seed
     with seeds.seeded(seed, "decoder"):
         net = plugin.segmenter(plugin.Settings(**loaded.options), len(labels) + 1)
     weights.load_strict(net.encoder, loaded.module.state_dict(), "encoder of the segmenter")
-    about = {"kind": loaded.kind, "options": loaded.options}
+    about = {"kind": loaded.kind, "options": loaded.options, "facts": loaded.facts}
     spacing = Volume(np.empty((0, 0, 0)), first.affine).spacing
     return _model.Model(net, about, loaded.preprocess, labels, settings.patch, settings.overlap, spacing)
 

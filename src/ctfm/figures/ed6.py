@@ -1,0 +1,77 @@
+"""Extended Data Figure 6 of the paper: pre-training ablations, from the scores of the probe.
+
+Panels: macro Dice (a) and micro Dice (b) of the last checkpoint of every pre-training run, each seed a mark and their
+mean a line; (c) macro Dice of every checkpoint. Probing uses validation cases, so this compares runs and is no
+estimate for unseen cases.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ctfm.config import Figures
+from ctfm.figures import _style as style
+from ctfm.figures._results import Results
+
+METRICS = {"macro_dice": "macro Dice", "micro_dice": "micro Dice"}
+COLUMNS = ["panel", "encoder", "checkpoint", "epoch", "shots", "seed", "metric", "value"]
+
+
+def draw(results: Results, settings: Figures) -> tuple[Figure, pd.DataFrame]:
+    """Draw the figure from the tables of scores.
+
+    Args:
+        results: the run's tables.
+        settings: width and resolution.
+
+    Returns:
+        The figure, and the numbers drawn, one row each, with their panel.
+    """
+    scores = results.scores[results.scores.metric.isin(list(METRICS))]
+    if scores.empty:
+        figure = style.blank(settings, 0.35)
+        style.message(
+            figure.subplots(),
+            "Extended Data Figure 6 needs scores of probed checkpoints (probe/<encoder>/scores.parquet).\n"
+            "Make them with 'snakemake ablations', or with 'ctfm probe'.",
+        )
+        return figure, pd.DataFrame(columns=COLUMNS)
+    looks = style.looks(sorted(scores.encoder.unique()))
+    figure = style.blank(settings, 0.45)
+    axes = figure.subplots(1, 3)
+    last = scores[scores.epoch == scores.groupby("encoder").epoch.transform("max")]
+    drawn = [
+        _last(axes[0], "a", "macro_dice", last, looks),
+        _last(axes[1], "b", "micro_dice", last, looks),
+        _epochs(axes[2], "c", scores[scores.metric == "macro_dice"], looks),
+    ]
+    return figure, pd.concat([rows.assign(panel=panel) for rows, panel in zip(drawn, "abc", strict=True)])[COLUMNS]
+
+
+def _last(axes: Axes, letter: str, metric: str, last: pd.DataFrame, looks: dict[str, style.Look]) -> pd.DataFrame:
+    rows = last[last.metric == metric].sort_values(["encoder", "seed"])
+    for y, (name, look) in enumerate(looks.items()):
+        values = rows[rows.encoder == name].value
+        axes.plot(values, [y] * len(values), look.marker, color=look.colour, markersize=3.2, markeredgewidth=0)
+        axes.plot([values.mean()] * 2, [y - 0.3, y + 0.3], color=look.colour)
+    axes.set_yticks(range(len(looks)), list(looks) if letter == "a" else [""] * len(looks))
+    axes.set_ylim(len(looks) - 0.4, -0.6)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(METRICS[metric])
+    seeds = rows.groupby("encoder").seed.nunique()
+    style.heading(axes, letter, f"Last checkpoint, n = {seeds.max()} seed(s)")
+    return rows
+
+
+def _epochs(axes: Axes, letter: str, scores: pd.DataFrame, looks: dict[str, style.Look]) -> pd.DataFrame:
+    rows = scores.sort_values(["encoder", "epoch", "seed"])
+    for name, look in looks.items():
+        means = rows[rows.encoder == name].groupby("epoch").value.mean()
+        axes.plot(means.index + 1, means, marker=look.marker, color=look.colour, markersize=3, label=name)
+    axes.set_xlabel("epochs of pre-training")
+    axes.set_ylabel("macro Dice, mean of seeds")
+    axes.legend(loc="best")
+    style.heading(axes, letter, "Every checkpoint")
+    return rows
