@@ -33,7 +33,7 @@ def test_arrays_and_tensors_scale_alike_and_inputs_stay():
 def test_it_survives_json_and_refuses_nonsense():
     made = Preprocess(spacing_mm=(1.5, 1.5, 1.5), patch=(96, 160, 160))
     assert Preprocess.model_validate_json(made.model_dump_json()) == made
-    for wrong in ({"hu_window": (100, 100)}, {"orientation": "RAS"}, {"spacing": (1, 1, 1)}):
+    for wrong in ({"hu_window": (100, 100)}, {"orientation": "LPS"}, {"spacing": (1, 1, 1)}):
         with pytest.raises(ValidationError):
             Preprocess(**wrong)
 

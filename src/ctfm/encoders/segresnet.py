@@ -5,19 +5,33 @@ Tensors have the names that lighter-zoo and the published weights use.
 
 from __future__ import annotations
 
+import inspect
+import json
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from monai.networks.nets.segresnet_ds import SegResEncoder, SegResNetDS
 from pydantic import Field
 from torch import nn
 
 from ctfm.config import Strict
+from ctfm.encoders import Hub
+from ctfm.encoders._order import ordered
 from ctfm.imaging.preprocess import Preprocess
 
 PREPROCESS = Preprocess()
-FORMAT = torch.channels_last_3d  # a third faster or more than the other order; the values are the same
 multiple = 16  # voxels along each axis that a segmenter's input must be divisible by
+HEADS = 4  # logit maps of a segmenter in training
+DECODER = ("out_channels", "blocks_up", "dsdepth", "upsample_mode")  # keywords that don't change the encoder
+# Before the encoder's names in checkpoints of Lightning: of the published run, of its compiled ablations, of those
+# that also reconstructed, and of segmentation nets.
+PREFIXES = (
+    "model.backbone.",
+    "model._orig_mod.backbone.",
+    "model.backbone.encoder.",
+    "model._orig_mod.backbone.encoder.",
+    "model.encoder.",
+)
 
 
 class Settings(Strict):
@@ -32,7 +46,7 @@ def build(settings: Settings) -> nn.Module:
 
     Its ``channels`` lists the channels of the maps; map k is 2^k times coarser than the input.
     """
-    encoder: Any = SegResEncoder(**hub_config(settings)).to(memory_format=FORMAT)
+    encoder: Any = ordered(SegResEncoder(**hub_config(settings)))
     encoder.channels = [settings.init_filters * 2**level for level in range(len(settings.blocks_down))]
     return encoder
 
@@ -42,14 +56,38 @@ def segmenter(settings: Settings, classes: int) -> nn.Module:
 
     In training it returns four logit maps, finest first; in evaluation the finest alone: (B, classes, Z, Y, X).
     """
-    return SegResNetDS(**hub_config(settings), out_channels=classes, dsdepth=4).to(memory_format=FORMAT)
+    return ordered(SegResNetDS(**hub_config(settings, classes)))
 
 
-def hub_config(settings: Settings) -> dict[str, Any]:
-    """Return the keyword arguments of ``lighter_zoo.SegResEncoder``, for its config.json."""
+def hub_config(settings: Settings, classes: int | None = None) -> dict[str, Any]:
+    """Return the keyword arguments of lighter-zoo's class, for its config.json.
+
+    Args:
+        settings: of the encoder.
+        classes: outputs of the segmentation net; None: of the encoder alone.
+    """
+    decoder = {} if classes is None else {"out_channels": classes, "dsdepth": HEADS}
     return {
         "spatial_dims": 3,
         "in_channels": 1,
         "init_filters": settings.init_filters,
         "blocks_down": list(settings.blocks_down),
+        **decoder,
     }
+
+
+def _encoder_keywords(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop what is the decoder's or a default of MONAI that is not in ``hub_config``; fill in what is left out."""
+    defaults = [_defaults(cls) for cls in (SegResEncoder, SegResNetDS)]
+    ours = hub_config(Settings())
+    full = {**{key: defaults[0][key] for key in ours}, **config}
+    same = {key for key in full if key not in ours and any(key in d and full[key] == d[key] for d in defaults)}
+    return {key: value for key, value in full.items() if key not in same and key not in DECODER}
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+    """Return a class's default arguments as they look after a trip through JSON."""
+    return json.loads(json.dumps({p.name: p.default for p in inspect.signature(cls).parameters.values()}))
+
+
+HUB = Hub("SegResEncoder", "SegResNet", _encoder_keywords)

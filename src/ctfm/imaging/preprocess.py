@@ -11,9 +11,15 @@ from ctfm.config import Millimetres, Range, Strict, Voxels
 
 
 class Preprocess(Strict):
-    """How a scan becomes the input of an encoder. Defaults: the paper's Methods."""
+    """How a scan becomes the input of an encoder. Defaults: the paper's Methods.
 
-    orientation: Literal["SPL"] = Field("SPL", description="axes (z, y, x) run towards these sides")
+    Whatever ``orientation`` says, arrays here are (z, y, x) towards S, P, L, and so are spacing and patch: a network
+    whose weights saw other axes turns its input and its maps by itself, so that nothing else has to remember it.
+    """
+
+    orientation: Literal["SPL", "RAS"] = Field(
+        "SPL", description="where the axes ran that the weights saw; the network turns our (z, y, x) by itself"
+    )
     spacing_mm: Millimetres = Field((3.0, 1.0, 1.0), description="voxel spacing (z, y, x), mm")
     hu_window: Range = Field((-1024.0, 2048.0), description="HU mapped to 0 and to 1; clipped outside")
     patch: Voxels = Field((24, 128, 128), description="input size (z, y, x), voxels")

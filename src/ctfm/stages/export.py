@@ -1,4 +1,4 @@
-"""Write encoders as others can load them: from a checkpoint, at random, or from weights made elsewhere."""
+"""Write weights as others can load them: from a checkpoint, an adapted model, at random, or made elsewhere."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from ctfm import files, plugins, weights
+from ctfm import files, foreign, plugins, weights
 from ctfm.cli import ConfigOption, SpecOption, job_spec
-from ctfm.errors import UserError
 from ctfm.imaging.preprocess import Preprocess
+from ctfm.tasks import _exchange
 from ctfm.training import checkpoints, seeds
 
 log = logging.getLogger(__name__)
+REPORT = "import.json"
 OutOption = Annotated[Path, typer.Option(help="Folder of the encoder.")]
 EncoderOption = Annotated[str | None, typer.Option(help="Name of the encoder's entry; with --config.")]
 
@@ -24,22 +25,26 @@ def export(
     config: ConfigOption = None,
     pretrained: Annotated[Path, typer.Option(help="Folder that 'ctfm pretrain' made.")] = Path("encoder"),
     selected: Annotated[Path | None, typer.Option(help="Choice of 'ctfm probe'; default: the last one.")] = None,
+    adapted: Annotated[
+        Path | None, typer.Option(help="Folder that 'ctfm adapt' made: its encoder and decoder; needs no --config.")
+    ] = None,
     out: OutOption = Path("encoder"),
     encoder: EncoderOption = None,
 ) -> None:
-    """Write the encoder of the chosen checkpoint: config.json, model.safetensors, preprocessing.json, README.md."""
+    """Write the chosen weights: config.json, model.safetensors, preprocessing.json, README.md."""
+    if adapted:
+        _exchange.write(adapted, out)
+        return
     job = job_spec("export", spec, config, encoder=encoder)
     choice = files.read_json(selected) if selected else {"checkpoint": checkpoints.LAST, "why": "the last checkpoint"}
     path = pretrained / "checkpoints" / Path(choice["checkpoint"]).name
     content = checkpoints.read(files.need_file(path, "pre-train first, or choose another checkpoint"))
     state = checkpoints.encoder(content)
     run = files.read_json(pretrained / "run.json")
-    kind, options = job["encoder"]["kind"], job["encoder"]["options"]
-    facts = _facts(run, content[checkpoints.KEY], choice)
     shape = {"patch": run["spec"]["pretrain"]["patch"], "spacing_mm": run["data"]["spacing_mm"]}
-    known = plugins.get("encoders", kind).PREPROCESS.model_dump()
-    preprocess = Preprocess(**{**known, **shape})
-    _save(out, job["name"], kind, options, state, facts, preprocess)
+    known = plugins.get("encoders", job["encoder"]["kind"]).PREPROCESS.model_dump()
+    facts = _facts(run, content[checkpoints.KEY], choice)
+    _save(out, job, state, facts, Preprocess(**{**known, **shape}))
 
 
 def import_weights(
@@ -47,26 +52,40 @@ def import_weights(
     config: ConfigOption = None,
     out: OutOption = Path("encoder"),
     encoder: EncoderOption = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help="Import the decoder too, as a model for 'ctfm predict': the data set whose labels it gives."),
+    ] = None,
 ) -> None:
-    """Write an encoder that this run does not pre-train, in the same layout: random by seed, or read from a folder."""
+    """Write an encoder that this run does not pre-train, in the same layout: random by seed, or made elsewhere."""
     job = job_spec("export", spec, config, encoder=encoder)
-    settings = job["encoder"]
-    plugin = plugins.get("encoders", settings["kind"])
-    options = plugin.Settings(**settings["options"])
-    if settings["weights"] is None:
-        with seeds.seeded(settings["seed"], "weights"):
-            state = plugin.build(options).state_dict()
-        facts = {"seed": settings["seed"], "trained_on": "Its weights are random: it was trained on nothing."}
-        preprocess = plugin.PREPROCESS
+    kind, options, path, seed = (job["encoder"][key] for key in ("kind", "options", "weights", "seed"))
+    plugin = plugins.get("encoders", kind)
+    if path is None:
+        with seeds.seeded(seed, "weights"):
+            state = plugin.build(plugin.Settings(**options)).state_dict()
+        facts = {"seed": seed, "random": True, "trained_on": "Its weights are random: it was trained on nothing."}
+        _save(out, job, state, facts, plugin.PREPROCESS)
+        (out / REPORT).unlink(missing_ok=True)
+        return
+    source = foreign.read(Path(path))
+    foreign.check_config(source, kind, options)
+    if labels:
+        report = _exchange.read(source, job["encoder"], job["name"], labels, out)
     else:
-        source = Path(settings["weights"])
-        state = weights.read_tensors(_tensors(source, plugin.hub_config(options)))
-        preprocess, facts = _origin(source, plugin.PREPROCESS)
-    _save(out, job["name"], settings["kind"], settings["options"], state, facts, preprocess)
+        wanted, prefixes = weights.expected(kind, options), (*foreign.PLAIN, *plugin.PREFIXES)
+        state, report = foreign.match(source, wanted, prefixes)
+        preprocess, facts = foreign.origin(source, plugin.PREPROCESS)
+        _save(out, job, state, facts, preprocess)
+    files.write_json(report, out / REPORT)
+    log.info("%s; all names are in %s", foreign.summary(report), out / REPORT)
 
 
-def _save(out: Path, name: str, kind: str, options: Any, state: Any, facts: Any, preprocess: Preprocess) -> None:
-    weights.save_encoder(out, name=name, kind=kind, options=options, state=state, facts=facts, preprocess=preprocess)
+def _save(out: Path, job: dict[str, Any], state: Any, facts: Any, preprocess: Preprocess) -> None:
+    kind, options = job["encoder"]["kind"], job["encoder"]["options"]
+    weights.save_encoder(
+        out, name=job["name"], kind=kind, options=options, state=state, facts=facts, preprocess=preprocess
+    )
     log.info("%s: %d tensors of %s, all of them matched", out / weights.WEIGHTS, len(state), kind)
 
 
@@ -85,30 +104,3 @@ def _facts(run: dict[str, Any], progress: dict[str, Any], choice: dict[str, Any]
             f"{count} CT series, {samples} scan visits, {progress['step']} steps."
         ),
     }
-
-
-def _tensors(source: Path, expected: dict[str, Any]) -> Path:
-    """Return the safetensors file of a folder in the layout of lighter-zoo, once its config.json fits."""
-    files.need_file(source, "name a folder of weights, or null for a random initialisation")
-    found = source / weights.WEIGHTS
-    if not source.is_dir() or not found.is_file() or not (source / weights.CONFIG).is_file():
-        raise UserError(
-            f"{source}: unknown format of weights; supported: a folder with {weights.CONFIG} and {weights.WEIGHTS}, "
-            "as written by 'ctfm export' or by lighter-zoo's SegResEncoder"
-        )
-    config = files.read_json(source / weights.CONFIG)
-    wrong = [key for key in sorted({*config, *expected}) if config.get(key) != expected.get(key)]
-    if wrong:
-        pairs = ", ".join(f"{key} is {config.get(key)} instead of {expected.get(key)}" for key in wrong)
-        raise UserError(f"{source / weights.CONFIG}: another network than the encoder's options: {pairs}")
-    return found
-
-
-def _origin(source: Path, default: Preprocess) -> tuple[Preprocess, dict[str, Any]]:
-    """Return the preprocessing and provenance of weights from elsewhere; the default where none is written."""
-    facts = {"source": source.name, "sha256": files.sha256(source / weights.WEIGHTS)}
-    path = source / weights.PREPROCESSING
-    if not path.is_file():
-        return default, {**facts, "trained_on": "Its weights were made elsewhere; see where they come from."}
-    about = files.read_json(path)
-    return Preprocess.model_validate(about["preprocess"]), {**about.get("facts", {}), **facts}

@@ -34,7 +34,7 @@ class Model:
 
     Attributes:
         net: the network.
-        encoder: ``kind`` and ``options`` of its architecture.
+        encoder: ``kind`` and ``options`` of its architecture, and ``facts``: where its first weights came from.
         preprocess: of its encoder; of it the HU window is used.
         labels: name, id and group of output 1, 2, …; output 0 is background.
         patch: window (z, y, x), voxels.

@@ -1,0 +1,20 @@
+"""The order that networks keep their numbers in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ctfm.spec import machine
+
+
+def ordered(network: nn.Module) -> Any:
+    """Return a network with its weights in the machine's memory order, which the maps then follow.
+
+    Channels last is a third faster or more; values differ by rounding alone.
+    """
+    wanted = torch.channels_last_3d if machine().channels_last else torch.contiguous_format
+    anything: Any = network
+    return anything.to(memory_format=wanted)
