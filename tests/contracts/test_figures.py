@@ -73,7 +73,9 @@ def test_without_tables_says_which_command_makes_them(name, tmp_path):
     ids=["alone", "as-in-the-paper", "one-patient", "one-label", "many-labels"],
 )
 def test_draws_whatever_was_run(name, kwargs, tmp_path):
-    _, rows, _ = drawn(name, synthetic.run(tmp_path, **kwargs), tmp_path / name)
+    root = synthetic.run(tmp_path, **kwargs)
+    synthetic.training(root)
+    _, rows, _ = drawn(name, root, tmp_path / name)
     assert len(rows)
 
 

@@ -8,14 +8,18 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
+from ctfm.config import Criteria, Prepare
 from ctfm.errors import Quarantine
 from ctfm.imaging import dicom
 from ctfm.imaging.volume import Volume, from_sitk, orient
 from tests.imaging import dicom_maker as maker
 
+SETTINGS = Prepare(min_slices=16, max_gap_ratio=8.0)
+ANY = Criteria(min_instances=1, thickness_mm=None, unique_positions=False)
+
 
 def read(folder: Path) -> tuple[Volume, dict]:
-    return dicom.read_series(folder, 16, 8.0)
+    return dicom.read_series(folder, SETTINGS, ANY)
 
 
 def refused(folder: Path) -> str:
@@ -235,7 +239,7 @@ FAULTS = {
     "mixed_geometry": [
         sometimes(5, ImageOrientationPatient=[1, 0, 0, 0, 0, -1]),
         sometimes(5, PixelSpacing=[0.4, 0.4]),
-        sometimes(5, Rows=16),
+        sometimes(5, Rows=16, PixelData=b"\0" * 16 * 40 * 2),
     ],
     "bad_geometry": [
         setting(ImageOrientationPatient=[1, 0, 0, 0.5, 0.9, 0]),

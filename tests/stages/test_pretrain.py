@@ -13,6 +13,7 @@ from ctfm.config import Pretrain
 from ctfm.errors import UserError
 from ctfm.stages import pretrain as stage
 from ctfm.training import checkpoints
+from ctfm.training.meter import TIMED
 from tests.training import corpora
 
 ENTRY = {
@@ -57,7 +58,7 @@ def state(out):
 
 def rows(out):
     with (out / "metrics.csv").open() as stream:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(stream)]
+        return [{k: v for k, v in row.items() if k not in TIMED} for row in csv.DictReader(stream)]
 
 
 def same(one, other) -> bool:
@@ -66,7 +67,7 @@ def same(one, other) -> bool:
 
 def test_it_writes_checkpoints_metrics_and_what_was_run(straight):
     run = json.loads((straight / "run.json").read_text())
-    assert sorted(p.name for p in straight.iterdir()) == ["checkpoints", "metrics.csv", "run.json"]
+    assert sorted(p.name for p in straight.iterdir()) == ["checkpoints", "metrics.csv", "run.json", "tensorboard"]
     kept = sorted(p.name for p in (straight / "checkpoints").iterdir())
     assert kept == ["epoch=0001.ckpt", "epoch=0002.ckpt", "last.ckpt"]
     assert (run["steps"], run["samples"], run["data"]["scans"]) == (6, 12, 3)

@@ -65,33 +65,35 @@ def test_bad_files_are_named(tmp_path, kind, capsys):
     assert "run" not in capsys.readouterr().out
 
 
+class Trainer:
+    is_global_zero = True
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def save_checkpoint(self, path):
+        put(path, self.step)
+
+
 def test_a_copy_replaces_what_was_there_and_shares_no_bytes(tmp_path):
-    old, new = put(tmp_path / "epoch=0001.ckpt", 1), put(tmp_path / "last.ckpt", 2)
-    checkpoints.copy(new, old)
+    old, last = put(tmp_path / "epoch=0001.ckpt", 1), put(tmp_path / "last.ckpt", 2)
+    checkpoints.copy(last, old)
     assert checkpoints.progress(old).step == 2
-
-    class Trainer:
-        is_global_zero = True
-
-        def save_checkpoint(self, path):
-            put(path, 3)
-
-    checkpoints.save(Trainer(), new)
-    assert (checkpoints.progress(new).step, checkpoints.progress(old).step) == (3, 2)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch=0001.ckpt", "last.ckpt"]
+    checkpoints.save(Trainer(3), tmp_path)
+    assert (checkpoints.progress(last).step, checkpoints.progress(old).step) == (3, 2)
 
 
-def test_only_readable_checkpoints_of_the_run_count(tmp_path, caplog):
-    for epoch, mark in ((1, "a"), (2, "b"), (3, "a"), (4, "a")):
-        put(tmp_path / checkpoints.name(epoch), epoch, mark)
-    (tmp_path / "epoch=0003.ckpt").write_bytes(b"nonsense")
-    found = checkpoints.of_run(tmp_path, "a")
-    assert [path.name for path in found] == ["epoch=0001.ckpt", "epoch=0004.ckpt"]
-    assert "left out" in caplog.text
-    with pytest.raises(UserError, match="no checkpoint of this run"):
-        checkpoints.of_run(tmp_path, "c")
-
-
-def test_the_encoder_is_what_has_its_prefix():
-    state = {"encoder.a.encoder.w": torch.ones(1), "method.encoder.b": torch.ones(2)}
-    assert list(checkpoints.encoder({"state_dict": state})) == ["a.encoder.w"]
+def test_when_the_last_is_damaged_the_newest_of_the_others_is_taken(tmp_path, caplog):
+    folder = tmp_path / "checkpoints"
+    put(folder / checkpoints.name(0), 4)
+    for step in (7, 9):
+        checkpoints.save(Trainer(step), folder)
+    last, previous = folder / checkpoints.LAST, folder / checkpoints.PREVIOUS
+    assert checkpoints.newest(folder, "a") == last and checkpoints.progress(previous).step == 7
+    last.write_bytes(last.read_bytes()[:100])
+    assert checkpoints.newest(folder, "a") == previous and "last.ckpt: not a readable checkpoint" in caplog.text
+    put(folder / checkpoints.name(1), 8)
+    assert checkpoints.newest(folder, "a") == folder / checkpoints.name(1)
+    last.unlink()  # killed between two renames
+    assert checkpoints.newest(folder, "a") == folder / checkpoints.name(1)
+    assert sorted(p.name for p in folder.iterdir()) == ["epoch=0000.ckpt", "epoch=0001.ckpt", "previous.ckpt"]

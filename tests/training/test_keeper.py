@@ -9,29 +9,6 @@ from ctfm.training.checkpoints import progress
 from tests.training.test_loop import rows, run
 
 
-def plan(tmp_path, **changes):
-    known = {
-        "steps": 10,
-        "steps_per_epoch": 4,
-        "folder": tmp_path,
-        "fingerprint": "a",
-        "checkpoint_every": 2,
-        "validate": None,
-        "validate_every": 1,
-        "best": None,
-        "accumulate": 1,
-    }
-    return keeper.Plan(**{**known, **changes})
-
-
-def test_epochs_end_on_time_and_the_last_may_be_short(tmp_path):
-    made = plan(tmp_path)
-    assert made.epochs == 3
-    assert [step for step in range(1, 11) if made.ends_epoch(step)] == [4, 8, 10]
-    assert [made.due(epoch, 2) for epoch in range(3)] == [False, True, True]
-    assert not any(made.due(epoch, None) for epoch in range(3))
-
-
 def test_validation_runs_in_evaluation_mode_and_the_best_is_kept(tmp_path):
     values, modes = iter([0.2, math.nan, 0.7, 0.5]), []
 
@@ -73,4 +50,3 @@ def test_progress_is_told_in_lines(tmp_path, caplog, monkeypatch):
     caplog.set_level("INFO")
     run(tmp_path, steps=4)
     assert "epoch 1 of 1, step 3 of 4: loss" in caplog.text and "samples/s" in caplog.text
-    assert keeper._duration(59) == "0 min 59 s" and keeper._duration(3 * 3600 + 125) == "3 h 02 min"

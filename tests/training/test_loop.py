@@ -11,6 +11,7 @@ import torch
 
 from ctfm.errors import UserError
 from ctfm.training import checkpoints, loop
+from ctfm.training.meter import TIMED
 from tests.conftest import ROOT
 from tests.training.toys import ACCUMULATE, PER_EPOCH, STEPS, Toy, loader
 
@@ -40,7 +41,7 @@ def run(folder, at=lambda item, batch: None, **changes):
 
 def rows(folder):
     with (folder / "metrics.csv").open() as stream:
-        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(stream)]
+        return [{k: v for k, v in row.items() if k not in TIMED} for row in csv.DictReader(stream)]
 
 
 def equal(one, other) -> bool:
@@ -56,7 +57,7 @@ def straight(tmp_path_factory):
 
 def test_a_run_writes_its_checkpoints_rows_and_facts(straight):
     folder, module, facts = straight
-    assert sorted(p.name for p in folder.iterdir()) == ["checkpoints", "metrics.csv"]
+    assert sorted(p.name for p in folder.iterdir()) == ["checkpoints", "metrics.csv", "tensorboard"]
     kept = sorted(p.name for p in (folder / "checkpoints").iterdir())
     assert kept == ["epoch=0001.ckpt", "epoch=0002.ckpt", "last.ckpt"]
     assert [(row["epoch"], row["step"]) for row in rows(folder)] == [("0", "4"), ("1", "8"), ("2", "12")]

@@ -12,7 +12,7 @@ import numpy as np
 from ctfm.config import Criteria, Prepare
 from ctfm.errors import Quarantine, UserError
 from ctfm.files import digest, no_shortage, sha256
-from ctfm.imaging import dicom, pictures, store
+from ctfm.imaging import converters, decoding, dicom, pictures, store
 from ctfm.imaging.resample import resample
 from ctfm.imaging.volume import Volume, orient
 
@@ -53,10 +53,9 @@ def convert(folder: Path, settings: Prepare, criteria: Criteria) -> tuple[Volume
     """
     try:
         with no_shortage(folder):
-            volume, facts = dicom.read_series(folder, settings.min_slices, settings.max_gap_ratio)
+            volume, facts = converters.read(folder, settings, criteria)
             volume = orient(volume)
-            volume = resample(volume, settings.spacing_mm, settings.interpolation, settings.antialias)
-            return volume, {"converter": "own"} | facts
+            return resample(volume, settings.spacing_mm, settings.interpolation, settings.antialias), facts
     except (Quarantine, MemoryError, UserError):
         raise
     except Exception as error:  # one strange series must not stop the others; it is listed with its error
@@ -128,12 +127,10 @@ def picture(folder: Path) -> np.ndarray | None:
     """Return a thumbnail of the middle file of a series, or None when no pixel of it can be shown."""
     try:
         files = dicom.series_files(folder)
-        values = dicom.stored_values(dicom.read_file(files[len(files) // 2])).astype(np.float32)
-    except (Quarantine, OSError, AttributeError, ValueError):
+        values = decoding.preview(files[len(files) // 2]).astype(np.float32)
+    except (Quarantine, OSError):
         return None
-    while values.ndim > 2:  # colours last, frames first
-        values = values.mean(axis=-1) if values.shape[-1] in (3, 4) else values[len(values) // 2]
-    return pictures.thumbnail(values) if values.ndim == 2 and values.size else None
+    return pictures.thumbnail(values.mean(axis=-1) if values.ndim > 2 else values)
 
 
 def _voxels(array: np.ndarray) -> str:

@@ -1,21 +1,26 @@
 """Read one DICOM CT series: check it, convert it to HU, and put it on a grid with axes at right angles.
 
-A series that can't be used raises ``Quarantine`` with one of the codes of ``CODES``.
+A series that can't be used raises ``Quarantine`` with one of the codes of ``CODES`` or of ``criteria.CODES``.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
-from pydicom.errors import InvalidDicomError
 
+from ctfm.config import Criteria, Prepare
 from ctfm.errors import Quarantine
-from ctfm.imaging import geometry
-from ctfm.imaging.resample import AIR_HU
+from ctfm.imaging import criteria as judging
+from ctfm.imaging import decoding, frames, geometry, headers
+from ctfm.imaging.decoding import PADDING_OUTSIDE_HU as PADDING_OUTSIDE_HU
+from ctfm.imaging.frames import CT_CLASS, Frame
+from ctfm.imaging.headers import Header
 from ctfm.imaging.volume import Volume
 
 CODES = {
@@ -26,7 +31,7 @@ CODES = {
     "not_ct": "another modality, or no image",
     "localizer": "a scout image, alone or among the slices",
     "derived": "a secondary capture or a colour picture",
-    "multiframe": "several frames in one file (enhanced CT), which is not supported",
+    "multiframe": "several frames in one file that don't make one volume, or lack their places or HU",
     "mixed_series": "files of several series",
     "no_geometry": "no position, orientation or pixel spacing",
     "no_rescale": "no rescale slope and intercept, so no HU",
@@ -37,44 +42,115 @@ CODES = {
     "missing_slice": "a regular series with holes",
     "uneven_spacing": "slice distances that differ too much to interpolate",
     "implausible_hu": "values that are no Hounsfield units of a scan",
+    "too_large": "more voxels than memory can hold",
 }
-CT_CLASS = "1.2.840.10008.5.1.4.1.1.2"
 CAPTURE_CLASS = "1.2.840.10008.5.1.4.1.1.7"
 GEOMETRY = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
-# A padding value that is a usual tissue value may be a wrong header: then it would punch holes into the body.
-PADDING_OUTSIDE_HU = (-900, 3071)
-INT16 = np.iinfo(np.int16)
+DENSEST_BORDER_HU = 1500  # around a scan there is air, padding or, in a small field of view, the body
 
 
-def read_series(folder: Path, min_slices: int, max_gap_ratio: float) -> tuple[Volume, dict[str, Any]]:
-    """Read a folder that holds one series.
+@dataclass(frozen=True)
+class Survey:
+    """What the headers of a usable series tell.
+
+    Attributes:
+        frames: the slices, sorted along their normal.
+        slices: where they lie, in this order.
+        facts: about the source (JSON-like, nothing about the person); ``pixels`` adds ``padded_voxels``.
+    """
+
+    frames: list[Frame]
+    slices: geometry.Stack
+    facts: dict[str, Any]
+
+    @property
+    def regular(self) -> bool:
+        """Whether slices are even and straight, so that nothing needs to be interpolated."""
+        return self.slices.even and self.slices.straight
+
+
+def read_series(folder: Path, settings: Prepare, criteria: Criteria) -> tuple[Volume, dict[str, Any]]:
+    """Read a folder that holds one series; see ``survey`` and ``pixels``."""
+    found = survey(folder, settings, criteria)
+    return pixels(found), found.facts
+
+
+def survey(folder: Path, settings: Prepare, criteria: Criteria) -> Survey:
+    """Read the headers of a series and apply all checks that need no pixels.
 
     Args:
-        folder: every visible file in it is taken as one slice.
-        min_slices: fewest slices of a usable series.
-        max_gap_ratio: largest slice distance over the median distance.
-
-    Returns:
-        The volume: int16 HU >= -1024, axes at right angles, in the scanner's own orientation; and facts
-        about its source (JSON-like, nothing about the person).
+        folder: every visible file in it is taken as a part of the series.
+        settings: ``min_slices`` and ``max_gap_ratio`` count.
+        criteria: what the series must be.
 
     Raises:
-        Quarantine: the series can't be used; the code is one of ``CODES``.
+        Quarantine: the series can't be used or isn't wanted.
     """
-    files = [read_file(path) for path in series_files(folder)]
-    _check_headers(files)
-    files, dropped = _drop_copies(files)
-    if len(files) < min_slices:
-        raise Quarantine("too_few_slices", f"{len(files)} slices, at least {min_slices} are needed")
-    positions = np.array([f.ImagePositionPatient for f in files], dtype=float)
-    row, column = (float(v) for v in files[0].PixelSpacing)
-    slices = geometry.stack(positions, np.array(files[0].ImageOrientationPatient, dtype=float), (row, column))
-    geometry.check(slices, (files[0].Rows, files[0].Columns), max_gap_ratio)
-    files = [files[i] for i in slices.order]
-    facts = _facts(files, slices) | {"copies_dropped": dropped}
-    array, padded = _pixels(files)
-    _check_hu(array)
-    return geometry.assemble(array, slices), facts | {"padded_voxels": padded}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        files = [headers.read(path) for path in series_files(folder)]
+        for file in files:
+            _check_kind(file)
+        found = [frame for file in files for frame in frames.of(file)]
+        for file in files:
+            decoding.check_size(file)
+    told = judging.facts(found)
+    judging.check(told, criteria)
+    _check_tags(found)
+    _check_alike(found)
+    kept, dropped = _drop_copies(found)
+    if len(kept) < settings.min_slices:
+        raise Quarantine("too_few_slices", f"{len(kept)} slices, at least {settings.min_slices} are needed")
+    first = kept[0]
+    positions = np.array([frame.numbers("ImagePositionPatient") for frame in kept])
+    row, column = first.numbers("PixelSpacing")
+    slices = geometry.stack(positions, np.array(first.numbers("ImageOrientationPatient")), (row, column))
+    geometry.check(slices, first.header.shape, settings.max_gap_ratio)
+    kept = [kept[i] for i in slices.order]
+    return Survey(kept, slices, _facts(kept, slices) | told | {"copies_dropped": dropped})
+
+
+def pixels(survey: Survey) -> Volume:
+    """Decode the pixels of a surveyed series.
+
+    Returns:
+        int16 HU >= -1024, axes at right angles, in the scanner's own orientation.
+
+    Raises:
+        Quarantine: they can't be decoded, or are no HU.
+    """
+    array = np.empty((len(survey.frames), *survey.frames[0].header.shape), np.int16)
+    files = defaultdict(list)
+    for place, frame in enumerate(survey.frames):
+        files[frame.header.path].append((frame.index, place))
+    padded = 0
+    for parts in files.values():  # in the file's order, and each file is opened once
+        places = [place for _, place in sorted(parts)]
+        padded += decoding.fill([survey.frames[i] for i in places], [array[i] for i in places])
+    check_hu(array)
+    survey.facts["padded_voxels"] = padded
+    return geometry.assemble(array, survey.slices)
+
+
+def check_hu(array: np.ndarray) -> None:
+    """Refuse values that are no HU of a scan.
+
+    Args:
+        array: (n, rows, columns) int16.
+
+    Raises:
+        Quarantine: ``implausible_hu``.
+    """
+    low = min(int(plane.min()) for plane in array)
+    high = max(int(plane.max()) for plane in array)
+    if high < -200:
+        raise Quarantine("implausible_hu", f"nothing denser than {high} HU: no body")
+    if low > -50:
+        raise Quarantine("implausible_hu", f"nothing below {low} HU: neither air nor fat")
+    if low > -500 and not ((array > -200) & (array < 200)).any():
+        raise Quarantine("implausible_hu", f"{low} to {high} HU with neither air nor soft tissue")
+    if high > DENSEST_BORDER_HU and (border := float(np.median(array[:, [0, -1]]))) > DENSEST_BORDER_HU:
+        raise Quarantine("implausible_hu", f"{border:.0f} HU around the body: negative values are read as positive")
 
 
 def series_files(folder: Path) -> list[Path]:
@@ -89,185 +165,83 @@ def series_files(folder: Path) -> list[Path]:
     return files
 
 
-def read_file(path: Path) -> pydicom.Dataset:
-    """Read one file, header and pixels, without decoding.
-
-    Raises:
-        Quarantine: ``empty_file`` or ``unreadable``.
-    """
-    if path.stat().st_size == 0:
-        raise Quarantine("empty_file", path.name)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return pydicom.dcmread(path)
-    except InvalidDicomError as error:
-        raise Quarantine("unreadable", f"{path.name}: not a DICOM file") from error
-    except (EOFError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
-        raise Quarantine("unreadable", f"{path.name}: {error}") from error
-
-
-def stored_values(file: pydicom.Dataset) -> np.ndarray:
-    """Decode one slice to its stored values, free of unused high bits.
-
-    Raises:
-        Quarantine: ``unreadable`` or ``truncated``.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            values = file.pixel_array
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders raise whatever they like
-        code = "truncated" if "less than expected" in str(error) else "unreadable"
-        raise Quarantine(code, f"{_name(file)}: {' '.join(str(error).split())[:200]}") from error
-    unused = file.BitsAllocated - file.BitsStored
-    return (values << unused) >> unused if unused > 0 and values.dtype.kind in "iu" else values
-
-
-def _check_headers(files: list[pydicom.Dataset]) -> None:
-    for file in files:
-        _check_kind(file)
-        _check_tags(file)
-    if len({str(f.get("SeriesInstanceUID", "")) for f in files}) > 1:
-        raise Quarantine("mixed_series", "files of several series in one folder")
-    first = files[0]
-    for file in files[1:]:
-        if (file.Rows, file.Columns) != (first.Rows, first.Columns):
-            detail = f"{first.Rows} x {first.Columns} and {file.Rows} x {file.Columns} pixels"
-            raise Quarantine("mixed_geometry", f"{_name(file)}: {detail}")
-        if not np.allclose(_numbers(file, "PixelSpacing"), _numbers(first, "PixelSpacing"), rtol=1e-3, atol=0):
-            raise Quarantine(
-                "mixed_geometry", f"{_name(file)}: pixel spacings {first.PixelSpacing}, {file.PixelSpacing}"
-            )
-        key = "ImageOrientationPatient"
-        if not np.allclose(_numbers(file, key), _numbers(first, key), atol=1e-3):
-            raise Quarantine("mixed_geometry", f"{_name(file)}: orientations {first[key].value} and {file[key].value}")
-
-
-def _check_kind(file: pydicom.Dataset) -> None:
-    modality, name = str(file.get("Modality", "")), _name(file)
+def _check_kind(file: Header) -> None:
+    """Refuse what is no CT image, or can't be an image at all."""
+    modality, sop_class = file.text("Modality"), file.text("SOPClassUID")
     if modality not in ("CT", ""):
-        raise Quarantine("not_ct", f"{name}: modality {modality}")
-    if "PixelData" not in file:
-        raise Quarantine("truncated", f"{name}: no pixels")
-    kind = [str(part).upper() for part in _list(file.get("ImageType"))]
-    if "LOCALIZER" in kind or "SCOUT" in kind:
-        raise Quarantine("localizer", f"{name}: image type {'/'.join(kind)}")
-    sop_class = str(file.get("SOPClassUID", ""))
+        raise Quarantine("not_ct", f"{file.name}: modality {modality}")
+    if file.offset is None:
+        raise Quarantine("truncated", f"{file.name}: no pixels")
+    types = [part.upper() for part in headers.texts(file.tags, "ImageType")]
+    if "LOCALIZER" in types or "SCOUT" in types:
+        raise Quarantine("localizer", f"{file.name}: image type {'/'.join(types)}")
     if sop_class == CAPTURE_CLASS or sop_class.startswith(f"{CAPTURE_CLASS}."):
-        raise Quarantine("derived", f"{name}: secondary capture, image type {'/'.join(kind)}")
-    if int(file.get("SamplesPerPixel", 1)) != 1:
-        raise Quarantine("derived", f"{name}: a colour picture")
-    if int(file.get("NumberOfFrames", 1) or 1) > 1 or sop_class.startswith(f"{CT_CLASS}."):
-        raise Quarantine("multiframe", f"{name}: {file.get('NumberOfFrames', 1)} frames")
-    if modality != "CT" or sop_class not in (CT_CLASS, ""):
-        raise Quarantine("not_ct", f"{name}: modality '{modality}', class {sop_class}")
+        raise Quarantine("derived", f"{file.name}: secondary capture, image type {'/'.join(types)}")
+    if headers.count(file.tags, "SamplesPerPixel") not in (1, None):
+        raise Quarantine("derived", f"{file.name}: a colour picture")
+    if modality != "CT" or sop_class not in (CT_CLASS, *frames.ENHANCED_CLASSES, ""):
+        raise Quarantine("not_ct", f"{file.name}: modality '{modality}', class {sop_class}")
 
 
-def _check_tags(file: pydicom.Dataset) -> None:
-    for key, count in GEOMETRY.items():
-        if len(_numbers(file, key)) != count:
-            raise Quarantine("no_geometry", f"{_name(file)}: {key} is {file.get(key)!r}")
-    for key in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation"):
-        if file.get(key) is None:
-            raise Quarantine("unreadable", f"{_name(file)}: no {key}")
-    for key in ("RescaleSlope", "RescaleIntercept"):
-        if len(_numbers(file, key)) != 1 or (key == "RescaleSlope" and float(file[key].value) == 0):
-            raise Quarantine("no_rescale", f"{_name(file)}: {key} is {file.get(key)!r}")
+def _check_tags(found: Sequence[Frame]) -> None:
+    for frame in found:
+        for key, count in GEOMETRY.items():
+            if len(frame.numbers(key)) != count:
+                raise Quarantine("no_geometry", f"{frame.name}: {key} is '{'/'.join(frame.texts(key))}'")
+        for key in ("RescaleSlope", "RescaleIntercept"):
+            if len(frame.numbers(key)) != 1 or (key == "RescaleSlope" and frame.numbers(key)[0] == 0):
+                raise Quarantine("no_rescale", f"{frame.name}: {key} is '{'/'.join(frame.texts(key))}'")
 
 
-def _drop_copies(files: list[pydicom.Dataset]) -> tuple[list[pydicom.Dataset], int]:
+def _check_alike(found: Sequence[Frame]) -> None:
+    """Refuse slices of several series, sizes, pixel spacings or orientations."""
+    if len({frame.header.text("SeriesInstanceUID") for frame in found}) > 1:
+        raise Quarantine("mixed_series", "files of several series in one folder")
+    shapes = sorted({frame.header.shape for frame in found})
+    if len(shapes) > 1:
+        raise Quarantine("mixed_geometry", f"{' and '.join(f'{rows} x {columns}' for rows, columns in shapes)} pixels")
+    for key, relative, absolute in (("PixelSpacing", 1e-3, 0), ("ImageOrientationPatient", 0, 1e-3)):
+        values = np.array([frame.numbers(key) for frame in found])
+        other = ~np.isclose(values, values[0], relative, absolute).all(axis=1)
+        if other.any():
+            frame = found[int(other.argmax())]
+            raise Quarantine("mixed_geometry", f"{frame.name}: {key} {found[0].texts(key)} and {frame.texts(key)}")
+
+
+def _drop_copies(found: Sequence[Frame]) -> tuple[list[Frame], int]:
     """Drop files that repeat an instance; an instance number with two different contents is refused."""
-    kept: dict[Any, pydicom.Dataset] = {}
-    for i, file in enumerate(files):
-        other = kept.setdefault(str(file.get("SOPInstanceUID", "")) or i, file)
-        if other is not file and (
-            other.PixelData != file.PixelData or other.ImagePositionPatient != file.ImagePositionPatient
-        ):
-            raise Quarantine("duplicate_slices", f"{_name(file)} and {_name(other)}: one instance, two contents")
-    return list(kept.values()), len(files) - len(kept)
+    kept: dict[tuple[str, int], Frame] = {}
+    for frame in found:
+        other = kept.setdefault(frame.instance, frame)
+        if other is not frame and not _same(frame, other):
+            raise Quarantine("duplicate_slices", f"{frame.name} and {other.name}: one instance, two contents")
+    return list(kept.values()), len(found) - len(kept)
 
 
-def _pixels(files: list[pydicom.Dataset]) -> tuple[np.ndarray, int]:
-    """Decode all slices to int16 HU (n, rows, columns). Empties the list, to hold the pixels only once."""
-    array = np.empty((len(files), files[0].Rows, files[0].Columns), np.int16)
-    padded = 0
-    for out in array:
-        file = files.pop(0)
-        values, slope, intercept = stored_values(file), float(file.RescaleSlope), float(file.RescaleIntercept)
-        if values.shape != out.shape:
-            raise Quarantine("unreadable", f"{_name(file)}: pixels of shape {values.shape}")
-        hu = _rescale(values, slope, intercept)
-        padding = _padding(file, values, slope, intercept)
-        if padding is not None:
-            hu[padding] = AIR_HU
-            padded += int(padding.sum())
-        if hu.max() > INT16.max or hu.min() < INT16.min:
-            raise Quarantine("implausible_hu", f"{_name(file)}: values from {hu.min():.0f} to {hu.max():.0f}")
-        out[...] = np.maximum(hu, AIR_HU)
-    return array, padded
+def _same(one: Frame, other: Frame) -> bool:
+    alike = all(one.numbers(key) == other.numbers(key) for key in (*GEOMETRY, "RescaleSlope", "RescaleIntercept"))
+    return alike and bool((_plane(one) == _plane(other)).all())
 
 
-def _rescale(values: np.ndarray, slope: float, intercept: float) -> np.ndarray:
-    if slope == 1 and intercept % 1 == 0 and values.dtype.itemsize <= 2 and abs(intercept) < 2**30:
-        return values.astype(np.int32) + int(intercept)
-    return np.rint(values * slope + intercept)
+def _plane(frame: Frame) -> np.ndarray:
+    plane = np.empty(frame.header.shape, np.int16)
+    decoding.fill([frame], [plane])
+    return plane
 
 
-def _padding(file: pydicom.Dataset, values: np.ndarray, slope: float, intercept: float) -> np.ndarray | None:
-    declared = file.get("PixelPaddingValue")
-    if declared is None:
-        return None
-    # The tag is written as signed or unsigned at will: compare as the pixels are.
-    value = np.asarray(int(declared)).astype(values.dtype)
-    low, high = PADDING_OUTSIDE_HU
-    return None if low <= float(value) * slope + intercept <= high else values == value
-
-
-def _check_hu(array: np.ndarray) -> None:
-    low, high = int(array.min()), int(array.max())
-    if high < -200:
-        raise Quarantine("implausible_hu", f"nothing denser than {high} HU: no body")
-    if low > -50:
-        raise Quarantine("implausible_hu", f"nothing below {low} HU: neither air nor fat")
-    if low > -500 and not ((array > -200) & (array < 200)).any():
-        raise Quarantine("implausible_hu", f"{low} to {high} HU with neither air nor soft tissue")
-
-
-def _facts(files: list[pydicom.Dataset], slices: geometry.Stack) -> dict[str, Any]:
-    first = files[0]
-    thickness = [float(f.SliceThickness) for f in files if len(_numbers(f, "SliceThickness")) == 1]
-    texts = ("Manufacturer", "ManufacturerModelName", "ConvolutionKernel", "RescaleType", "PatientPosition")
-    facts = {key: "/".join(str(v) for v in _list(first.get(key))) for key in texts}
-    return facts | {
-        "ImageType": sorted({"/".join(str(v) for v in _list(f.get("ImageType"))) for f in files}),
-        "TransferSyntax": str(first.file_meta.get("TransferSyntaxUID", "")),
-        "KVP": float(first.KVP) if len(_numbers(first, "KVP")) == 1 else None,
-        "slices": len(files),
+def _facts(found: Sequence[Frame], slices: geometry.Stack) -> dict[str, Any]:
+    first = found[0]
+    thickness = [frame.numbers("SliceThickness")[0] for frame in found if len(frame.numbers("SliceThickness")) == 1]
+    keys = ("Manufacturer", "ManufacturerModelName", "ConvolutionKernel", "RescaleType", "PatientPosition")
+    return {key: "/".join(first.texts(key)) for key in keys} | {
+        "ImageType": sorted({"/".join(frame.image_type) for frame in found}),
+        "TransferSyntax": first.header.syntax,
+        "lossy": any(frame.header.text("LossyImageCompression") == "01" for frame in found),
+        "KVP": first.numbers("KVP")[0] if len(first.numbers("KVP")) == 1 else None,
+        "slices": len(found),
         "thickness_mm": sorted({min(thickness), max(thickness)}) if thickness else [],
         "spacing_mm": [float(np.median(slices.steps)), *slices.pixel],
         "step_range_mm": [float(slices.steps.min()), float(slices.steps.max())],
         "even": slices.even,
         "tilt_degrees": 0.0 if slices.straight else round(slices.tilt_degrees, 3),
     }
-
-
-def _numbers(file: pydicom.Dataset, key: str) -> list[float]:
-    """Return the finite numbers of a tag, or nothing when it is absent, empty or no number."""
-    try:
-        numbers = [float(v) for v in _list(file.get(key))]
-    except (TypeError, ValueError):
-        return []
-    return numbers if np.isfinite(numbers).all() else []
-
-
-def _list(value: Any) -> list[Any]:
-    if value is None or value == "":
-        return []
-    return list(value) if isinstance(value, (list, tuple, pydicom.multival.MultiValue)) else [value]
-
-
-def _name(file: pydicom.Dataset) -> str:
-    return Path(str(getattr(file, "filename", "") or "file")).name

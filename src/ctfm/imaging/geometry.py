@@ -7,6 +7,8 @@ is right x down. Slices are sorted along the normal, whatever their file names o
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +23,8 @@ DRIFT_TOLERANCE = 0.25  # pixels, over the whole series
 MAX_TILT_DEGREES = 45.0
 PIXEL_RANGE_MM = (0.005, 10.0)
 MAX_EXTENT_MM = (3000.0, 1500.0, 1500.0)  # z, y, x
+MAX_PLACE_MM = 1e5  # from the origin, which scanners set near the table
+MAX_VOXELS = 2**30
 GAP_SHARE = 0.25  # a larger share of wide steps is a protocol, not lost slices
 
 
@@ -67,6 +71,21 @@ class Stack:
         drift = np.hypot(*(self.shifts[-1] * self.pixel))
         return float(np.degrees(np.arctan2(drift, self.heights[-1])))
 
+    def grid(self, shape: tuple[int, int]) -> tuple[int, int, int]:
+        """Return the voxels (z, y, x) of a volume of these slices of ``shape`` (rows, columns); see ``assemble``."""
+        count = len(self.heights)
+        if not self.even:
+            count = round(self.heights[-1] / float(np.median(self.steps))) + 1
+        low, high = self.reach
+        return count, int(shape[0] + high[0] - low[0]), int(shape[1] + high[1] - low[1])
+
+    @property
+    def reach(self) -> np.ndarray:
+        """Lowest and highest displacement (2, 2: row, column) of a slice that counts, whole pixels outwards."""
+        if self.straight:
+            return np.zeros((2, 2), int)
+        return np.stack([np.floor(self.shifts.min(axis=0)), np.ceil(self.shifts.max(axis=0))]).astype(int)
+
     def affine(self, step: float, corner: tuple[int, int] = (0, 0)) -> np.ndarray:
         """Return the affine of a grid with this ``step`` whose first pixel is ``corner`` pixels off the origin."""
         affine = np.eye(4)
@@ -90,6 +109,8 @@ def stack(positions: np.ndarray, orientation: np.ndarray, pixel: tuple[float, fl
     lengths = np.linalg.norm(right), np.linalg.norm(down)
     if not np.isfinite([*positions.ravel(), *orientation, *pixel]).all() or min(lengths) < 0.9:
         raise Quarantine("bad_geometry", f"orientation {orientation.tolist()}, pixel spacing {pixel} mm")
+    if (far := np.abs(positions).max()) > MAX_PLACE_MM:
+        raise Quarantine("bad_geometry", f"a slice at {far:.4g} mm")
     if abs(right @ down) > 1e-3 or max(lengths) > 1.1:
         raise Quarantine("bad_geometry", f"rows and columns are not at right angles: {orientation.tolist()}")
     if not PIXEL_RANGE_MM[0] < min(pixel) <= max(pixel) < PIXEL_RANGE_MM[1]:
@@ -109,7 +130,7 @@ def check(slices: Stack, shape: tuple[int, int], max_gap_ratio: float) -> None:
     """Refuse slices that don't make a volume. ``shape``: rows and columns.
 
     Raises:
-        Quarantine: ``duplicate_slices``, ``missing_slice``, ``uneven_spacing`` or ``bad_geometry``.
+        Quarantine: ``duplicate_slices``, ``missing_slice``, ``uneven_spacing``, ``bad_geometry`` or ``too_large``.
     """
     steps, median = slices.steps, float(np.median(slices.steps))
     same = steps < max(0.01, STEP_TOLERANCE * median)
@@ -125,9 +146,12 @@ def check(slices: Stack, shape: tuple[int, int], max_gap_ratio: float) -> None:
         raise Quarantine(
             "uneven_spacing", f"slice distances {steps.min():.3f} to {steps.max():.3f}, median {median:.3f} mm"
         )
-    extent = (slices.heights[-1], shape[0] * slices.pixel[0], shape[1] * slices.pixel[1])
+    grid = slices.grid(shape)
+    extent = (slices.heights[-1], grid[1] * slices.pixel[0], grid[2] * slices.pixel[1])
     if any(e > limit for e, limit in zip(extent, MAX_EXTENT_MM, strict=True)):
         raise Quarantine("bad_geometry", f"the scan would be {extent[0]:.0f} x {extent[1]:.0f} x {extent[2]:.0f} mm")
+    if (voxels := math.prod(grid)) > MAX_VOXELS:
+        raise Quarantine("too_large", f"{' x '.join(map(str, grid))} = {voxels} voxels")
     if slices.tilt_degrees > MAX_TILT_DEGREES:
         raise Quarantine("bad_geometry", f"slices are displaced in their plane by {slices.tilt_degrees:.1f} degrees")
 
@@ -144,30 +168,26 @@ def assemble(array: np.ndarray, slices: Stack) -> Volume:
         array: (n, rows, columns) int16 HU, in the order of ``slices.order``.
         slices: where they lie.
     """
-    count = len(array)
-    step = float(slices.heights[-1] / (count - 1))
     if slices.even and slices.straight:
-        return Volume(array, slices.affine(step))
-    if not slices.even:
-        count = round(slices.heights[-1] / float(np.median(slices.steps))) + 1
-        step = float(slices.heights[-1] / (count - 1))
-    shifts = np.zeros_like(slices.shifts) if slices.straight else slices.shifts
-    low, high = np.floor(shifts.min(axis=0)).astype(int), np.ceil(shifts.max(axis=0)).astype(int)
-    shape = (array.shape[1] + high[0] - low[0], array.shape[2] + high[1] - low[1])
+        return Volume(array, slices.affine(float(slices.heights[-1] / (len(array) - 1))))
+    low = slices.reach[0]
+    shifts = np.zeros_like(slices.shifts) if slices.straight else slices.shifts - low
+    count, *shape = slices.grid((array.shape[1], array.shape[2]))
+    step = float(slices.heights[-1] / (count - 1))
     out = np.empty((count, *shape), np.int16)
     where = (
         np.arange(len(array)) if slices.even else np.interp(np.arange(count) * step, slices.heights, range(len(array)))
     )
     for k, at in enumerate(np.round(where, 3)):
         below, share = int(at), at - int(at)
-        plane = _place(array[below], shifts[below] - low, shape)
+        plane = _place(array[below], shifts[below], shape)
         if share:
-            plane += share * (_place(array[below + 1], shifts[below + 1] - low, shape) - plane)
+            plane += share * (_place(array[below + 1], shifts[below + 1], shape) - plane)
         out[k] = np.rint(plane)
     return Volume(out, slices.affine(step, (int(low[0]), int(low[1]))))
 
 
-def _place(plane: np.ndarray, shift: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def _place(plane: np.ndarray, shift: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """Put a slice (rows, columns) into a larger plane of air, ``shift`` (row, column) pixels down and right."""
     whole = np.floor(shift).astype(int)
     row, column = (shift - whole).astype(np.float32)

@@ -14,7 +14,7 @@ import typer
 from ctfm import cases as case_table
 from ctfm import files, logs, plugins, provenance, weights
 from ctfm.cli import ConfigOption, SpecOption, job_spec
-from ctfm.config import Prepare
+from ctfm.config import Criteria, Prepare
 from ctfm.errors import Quarantine
 from ctfm.imaging import dicom, labelled, store
 from ctfm.imaging.resample import resample, resample_to
@@ -23,6 +23,7 @@ from ctfm.tasks import CaseFile
 from ctfm.training import loop, sampling
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
+ANY = Criteria(min_instances=1, thickness_mm=None, unique_positions=False)
 
 log = logging.getLogger(__name__)
 
@@ -115,9 +116,8 @@ def _named(paths: list[Path]) -> list[tuple[Path, str]]:
 def _predict_scan(
     kind: ModuleType, model: Path, path: Path, name: str, spacing_mm: tuple[float, float, float], out: Path
 ) -> None:
-    defaults = Prepare()
     if path.is_dir():
-        scan, _ = dicom.read_series(path, defaults.min_slices, defaults.max_gap_ratio)
+        scan, _ = dicom.read_series(path, Prepare(), ANY)
     else:
         scan = labelled.read_scan(path)
     with tempfile.TemporaryDirectory(dir=out, prefix=".") as folder:

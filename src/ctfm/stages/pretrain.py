@@ -17,7 +17,7 @@ from ctfm.config import Millimetres, Pretrain
 from ctfm.errors import UserError
 from ctfm.imaging.preprocess import Preprocess
 from ctfm.spec import machine
-from ctfm.training import augment, data, loop, monitors, optim, seeds
+from ctfm.training import augment, corpus, data, loop, monitors, optim, seeds
 
 log = logging.getLogger(__name__)
 
@@ -31,30 +31,44 @@ def pretrain(
 ) -> None:
     """Train, or go on where an earlier start stopped; write metrics.csv, run.json and checkpoints."""
     job = job_spec("pretrain", spec, config, encoder=encoder)
-    settings, corpus = Pretrain(**job["pretrain"]), data.corpus(volumes)
-    fingerprint = files.digest({"job": job, "data": corpus.digest})
-    facts = _fit(settings, corpus, out, fingerprint)
+    settings, scans = Pretrain(**job["pretrain"]), corpus.read(volumes)
+    fingerprint = files.digest({"job": job, "data": scans.digest})
+    skipped = _skipped(scans)
+    facts = _fit(settings, scans, out, fingerprint)
     if loop.rank() == 0:
         modules = (f"ssl.{settings.method}", f"encoders.{settings.encoder}")
-        about = {"digest": corpus.digest, "scans": len(corpus.names), "spacing_mm": corpus.spacing_mm}
+        about = {"digest": scans.digest, "scans": len(scans.names), "spacing_mm": scans.spacing_mm}
         run = {**provenance.stamp(job, *modules), **facts, "fingerprint": fingerprint, "data": about}
-        files.write_json(run, out / "run.json")
+        files.write_json({**run, "skipped": {**skipped, **facts["skipped"]}}, out / "run.json")
 
 
-def _fit(settings: Pretrain, corpus: data.Corpus, out: Path, fingerprint: str) -> dict[str, Any]:
+def _skipped(scans: corpus.Corpus) -> dict[str, str]:
+    """Return and tell which volumes can't be used; their places in the order of scans stay empty."""
+    if loop.rank() > 0:
+        return {}
+    skipped = {**scans.too_small, **corpus.broken(scans)}
+    for name, why in skipped.items():
+        log.warning("%s is left out: %s", name, why)
+    return skipped
+
+
+def _fit(settings: Pretrain, scans: corpus.Corpus, out: Path, fingerprint: str) -> dict[str, Any]:
     steps = settings.epochs * settings.steps_per_epoch
     sharing = data.share(settings.global_batch, loop.devices(), machine().micro_batch)
-    dataset = data.Crops(corpus, settings.patch, settings.crops_per_scan, settings.seed)
+    dataset = data.Crops(scans, settings.patch, settings.crops_per_scan, settings.crop_from, settings.seed)
+    module = Pretraining(settings, scans.spacing_mm)
     text = "%d scans; %d steps of %d scans, in batches of %d on %d device(s)"
-    log.info(text, len(corpus.names), steps, settings.global_batch, sharing.micro, sharing.processes)
+    log.info(text, len(scans.names), steps, settings.global_batch, sharing.micro, sharing.processes)
+    _check_parts(sharing, module.compares_scans)
 
     def loader(first_step: int) -> Iterator[dict[str, Any]]:
         workers, pin = machine().loader_workers, torch.cuda.is_available()
-        return data.batches(dataset, sharing, first_step, steps, rank=loop.rank(), workers=workers, pin=pin)
+        rank = loop.rank()
+        return data.batches(dataset, sharing, first_step, steps, rank=rank, workers=workers, pin=pin, strict=False)
 
     try:
         return loop.fit(
-            Pretraining(settings, corpus.spacing_mm),
+            module,
             loader,
             steps=steps,
             steps_per_epoch=settings.steps_per_epoch,
@@ -62,9 +76,23 @@ def _fit(settings: Pretrain, corpus: data.Corpus, out: Path, fingerprint: str) -
             fingerprint=fingerprint,
             checkpoint_every=settings.checkpoint_every,
             accumulate=sharing.accumulate,
+            clip_norm=settings.clip_norm,
+            watch=monitors.collapsed,
         )
     except torch.OutOfMemoryError as error:
         raise UserError(f"{sharing.micro} scans at once don't fit the device: lower machine.micro_batch") from error
+
+
+def _check_parts(sharing: data.Share, compares_scans: bool) -> None:
+    """Tell what it changes when the scans of a device's share are not computed at once."""
+    if sharing.accumulate == 1:
+        return
+    if compares_scans:
+        raise UserError(
+            f"'sampling: cross' compares all scans of a step, but machine.micro_batch computes {sharing.micro} at a "
+            "time; remove it, lower global_batch or crops_per_scan, or use more devices"
+        )
+    log.warning("BatchNorm sees %d scans at once: machine.micro_batch divides a device's share", sharing.micro)
 
 
 class Pretraining(lightning.LightningModule):
@@ -78,11 +106,20 @@ class Pretraining(lightning.LightningModule):
         with seeds.seeded(settings.seed, "weights"):
             self.encoder = encoder.build(encoder.Settings(**settings.encoder_options))
             self.method = method.Method(method.Settings(**settings.method_options), self.encoder.channels[-1])
+        self.compares_scans = self.method.settings.sampling == "cross"
+        if machine().compile:
+            self.encoder.compile()  # in place, so that names of tensors stay
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, torch.Tensor]:
-        """Return the loss of a batch of scans, and what tells a collapse."""
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Return the loss of a batch of scans, and what tells a collapse.
+
+        A scan that can't be read adds nothing to the sum over the scans of a step, however these are divided.
+        """
         loss, embeddings = self.method.loss(self.encoder, self.views(batch))
-        return {"loss": loss, **monitors.collapse(embeddings.detach())}
+        weight = len(batch["names"]) / (len(batch["names"]) + len(batch["skipped"]))
+        if self.compares_scans:  # the loss is a mean over all scans that are there
+            weight = 1.0
+        return {"loss": loss * weight, "weight": weight, **monitors.representation(embeddings.detach())}
 
     def views(self, batch: dict[str, Any]) -> torch.Tensor:
         """Return two views of each crop: (B, N, 2, 1, Z, Y, X) in [0, 1]."""
@@ -101,5 +138,6 @@ class Pretraining(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """Warm up and decay the learning rate by the step."""
         s = self.settings
-        optimizer = optim.optimizer(self, s.optimizer, s.learning_rate, s.weight_decay)
-        return optim.with_schedule(optimizer, s.warmup_epochs * s.steps_per_epoch, s.epochs * s.steps_per_epoch)
+        optimizer = optim.optimizer(self, s.optimizer, s.learning_rate, s.weight_decay, s.decay_all)
+        warmup, steps = s.warmup_epochs * s.steps_per_epoch, s.epochs * s.steps_per_epoch
+        return optim.with_schedule(optimizer, warmup, steps, start=s.warmup_start, end=s.final_rate)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -17,6 +16,7 @@ from ctfm.files import atomic
 
 KEY = "ctfm"
 LAST = "last.ckpt"
+PREVIOUS = "previous.ckpt"  # the last one before, while a run goes on
 BEST = "best.ckpt"
 ENCODER = "encoder."
 log = logging.getLogger(__name__)
@@ -31,7 +31,10 @@ class Progress:
         samples: scans or cases seen, over all devices.
         seconds: time spent training, over all starts.
         history: a row for each finished epoch.
-        sums: sums over the steps of the epoch that is not finished yet.
+        sums: of the epoch that is not finished yet, for each scalar: sum of its values, and of their weights.
+        epoch: of that epoch: seconds, seconds waited for data, samples.
+        skipped: name and reason of the scans that could not be read.
+        lost: how often that happened; counted in ``samples`` too.
         resumed: steps at which the run was resumed.
     """
 
@@ -40,7 +43,10 @@ class Progress:
     samples: int = 0
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
-    sums: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, list[float]] = field(default_factory=dict)
+    epoch: dict[str, float] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    lost: int = 0
     resumed: list[int] = field(default_factory=list)
 
     def stored(self) -> dict[str, Any]:
@@ -108,22 +114,26 @@ def newest(folder: Path, fingerprint: str) -> Path | None:
     A damaged file is passed over with a warning. Checkpoints of a run with other settings or data are
     moved to ``<folder>-<its fingerprint>``, never overwritten.
     """
-    for path, found in _readable(folder):
-        if found.fingerprint == fingerprint:
+    found = _readable([folder / LAST]) or _readable([folder / PREVIOUS, *every(folder)])
+    if found:
+        path, newest = max(found, key=lambda item: item[1].step)
+        if newest.fingerprint == fingerprint:
             return path
-        _move_aside(folder, found.fingerprint)
-        return None
-    if folder.is_dir() and any(folder.iterdir()):
+        _move_aside(folder, newest.fingerprint)
+    elif folder.is_dir() and any(folder.iterdir()):
         _move_aside(folder, "unreadable")
     return None
 
 
-def save(trainer: Any, path: Path) -> None:
-    """Let Lightning write a checkpoint, then rename it into place. Call on every rank."""
-    temporary = path.with_name(f".{path.name}.tmp")
+def save(trainer: Any, folder: Path) -> None:
+    """Let Lightning write last.ckpt, and keep the one before it. Call on every rank."""
+    last = folder / LAST
+    temporary = last.with_name(f".{LAST}.tmp")
     trainer.save_checkpoint(temporary)
     if trainer.is_global_zero:
-        temporary.replace(path)
+        if last.exists():
+            last.replace(folder / PREVIOUS)
+        temporary.replace(last)
 
 
 def copy(path: Path, other: Path) -> None:
@@ -132,14 +142,15 @@ def copy(path: Path, other: Path) -> None:
         shutil.copyfile(path, temporary)
 
 
-def _readable(folder: Path) -> Iterator[tuple[Path, Progress]]:
-    for path in [folder / LAST, *reversed(every(folder))]:
-        if not path.exists():
-            continue
+def _readable(paths: list[Path]) -> list[tuple[Path, Progress]]:
+    found = []
+    for path in paths:
         try:
-            yield path, progress(path)
+            if path.exists():
+                found.append((path, progress(path)))
         except UserError as error:
             log.warning("%s; trying the one before it", error)
+    return found
 
 
 def _move_aside(folder: Path, suffix: str) -> None:

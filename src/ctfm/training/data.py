@@ -17,58 +17,32 @@ from ctfm import files
 from ctfm.config import Voxels
 from ctfm.errors import Quarantine, UserError
 from ctfm.imaging import store
-from ctfm.tables import read
+from ctfm.imaging.resample import AIR_HU
 from ctfm.training import seeds
+from ctfm.training.corpus import Corpus, reason
 
-
-@dataclass(frozen=True)
-class Corpus:
-    """The volumes of an index that can be used.
-
-    Attributes:
-        names: SeriesInstanceUIDs, sorted.
-        files: their volume files.
-        checksums: SHA-256 of each file.
-        digest: of the UIDs and the bytes of the volumes.
-        spacing_mm: spacing (z, y, x) of them all.
-    """
-
-    names: list[str]
-    files: list[Path]
-    checksums: list[str]
-    digest: str
-    spacing_mm: tuple[float, float, float]
-
-
-def corpus(index: Path) -> Corpus:
-    """Read an index of volumes; quarantined ones are left out.
-
-    Raises:
-        UserError: nothing usable is in it, or its volumes differ in spacing.
-    """
-    table = read("volumes", index)
-    table = table[table["status"] == "ok"].sort_values("SeriesInstanceUID")
-    if table.empty:
-        raise UserError(f"{index}: no volume with status 'ok'; look at its columns 'reason' and 'detail'")
-    spacings = {tuple(round(float(mm), 6) for mm in row) for row in table["spacing_out"]}
-    if len(spacings) != 1:
-        raise UserError(f"{index}: volumes of {len(spacings)} different spacings; prepare them all with one spacing_mm")
-    z, y, x = spacings.pop()
-    names, checksums = list(table["SeriesInstanceUID"]), list(table["sha256"])
-    paths = [index.parent / path for path in table["path"]]
-    digest = files.digest(list(zip(names, checksums, strict=True)))
-    return Corpus(names, paths, checksums, digest, (z, y, x))
+BODY_SHARE = 0.1  # of a crop taken for ``foreground``
+TRIES = 8  # places looked at for such a crop, before one within the body's box is taken
 
 
 class Crops(Dataset):
     """Item k is a scan and its random crops: a pure function of (seed, k), for any k from 0.
 
-    Each pass over the scans takes every scan once, in an order of its own. A process checks the bytes of a volume
-    when it first opens it: damaged blocks would decode to wrong values without an error.
+    Each pass over the scans takes every scan once, in an order of its own; volumes that can't be read keep their
+    place in it. A process checks the bytes of a volume when it first opens it: damaged blocks would decode to wrong
+    values without an error.
+
+    Args:
+        corpus: the volumes.
+        patch: voxels (z, y, x) of a crop.
+        crops_per_scan: crops of an item.
+        crop_from: where they lie; see ``ctfm.config.Pretrain``.
+        seed: of order and places.
     """
 
-    def __init__(self, corpus: Corpus, patch: Voxels, crops_per_scan: int, seed: int) -> None:
-        self.corpus, self.patch, self.crops_per_scan, self.seed = corpus, patch, crops_per_scan, seed
+    def __init__(self, corpus: Corpus, patch: Voxels, crops_per_scan: int, crop_from: str, seed: int) -> None:
+        self.corpus, self.patch, self.crops_per_scan = corpus, patch, crops_per_scan
+        self.crop_from, self.seed = crop_from, seed
         self._checked: set[int] = set()
 
     def scan(self, item: int) -> int:
@@ -82,11 +56,11 @@ class Crops(Dataset):
         name, path = self.corpus.names[scan], self.corpus.files[scan]
         try:
             self._check(scan)
-            crops = self._read(path, item)
-        except (Quarantine, RuntimeError, OSError, ValueError) as error:
-            text = f"{name}: its volume {path.name} can't be read ({error}); prepare its shard anew"
-            return {"crops": torch.empty(0, dtype=torch.int16), "name": name, "item": item, "error": text}
-        return {"crops": torch.from_numpy(crops), "name": name, "item": item, "error": ""}
+            crops, error = self._read(path, item), ""
+        except (Quarantine, RuntimeError, OSError, ValueError) as fault:
+            error = f"its volume {path.name} can't be read ({reason(fault, path)}); prepare its shard anew"
+            crops = np.full((self.crops_per_scan, *self.patch), AIR_HU, dtype=np.int16)
+        return {"crops": torch.from_numpy(crops), "name": name, "item": item, "error": error}
 
     def _check(self, scan: int) -> None:
         if scan not in self._checked and files.sha256(self.corpus.files[scan]) != self.corpus.checksums[scan]:
@@ -94,10 +68,17 @@ class Crops(Dataset):
         self._checked.add(scan)
 
     def _read(self, path: Path, item: int) -> np.ndarray:
-        volume = store.open_volume(path)
-        box = volume.meta.get("body_box") or [(0, 0, 0), volume.shape]
-        starts = corners(volume.shape, box, self.patch, self.crops_per_scan, seeds.generator(self.seed, "crops", item))
-        return np.stack([volume.crop((z, y, x), self.patch) for z, y, x in starts.tolist()]).astype(np.int16)
+        volume, random = store.open_volume(path), seeds.generator(self.seed, "crops", item)
+        whole = [(0, 0, 0), volume.shape]
+        box = whole if self.crop_from == "volume" else volume.meta.get("body_box") or whole
+        starts = corners(volume.shape, box, self.patch, self.crops_per_scan, random)
+        if self.crop_from == "foreground":
+            tries = corners(volume.shape, whole, self.patch, self.crops_per_scan * TRIES, random)
+            options = np.concatenate([tries.reshape(-1, TRIES, 3), starts[:, None]], axis=1)
+            crops = [_with_body(volume, places.tolist(), self.patch) for places in options]
+        else:
+            crops = [volume.crop((z, y, x), self.patch) for z, y, x in starts.tolist()]
+        return _whole_numbers(np.stack(crops))
 
 
 def corners(shape: Voxels, box: Any, patch: Voxels, count: int, generator: np.random.Generator) -> np.ndarray:
@@ -158,12 +139,24 @@ def share(global_batch: int, processes: int, most: int | None) -> Share:
 
 
 def batches(
-    dataset: Dataset, sharing: Share, first_step: int, steps: int, *, rank: int, workers: int, pin: bool
+    dataset: Dataset,
+    sharing: Share,
+    first_step: int,
+    steps: int,
+    *,
+    rank: int,
+    workers: int,
+    pin: bool,
+    strict: bool = True,
 ) -> Iterator[dict[str, Any]]:
     """Yield batches from ``first_step`` on: ``crops`` (B, N, Z, Y, X) int16, ``names`` and ``items`` (lists).
 
+    ``skipped`` is a dict of name and reason of the scans that can't be read: their crops are not in the batch. If none
+    can, the batch has no ``names``, and one scan of air in place of nothing, so that every process does every step.
+    The workers live as long as the iterator, which is the whole run.
+
     Raises:
-        UserError: a volume can't be read; the message names the series.
+        UserError: ``strict``, and a scan or case can't be read.
     """
     loader = DataLoader(
         dataset,
@@ -174,18 +167,18 @@ def batches(
         worker_init_fn=_outlive_sigterm,
     )
     for batch in loader:
-        errors = batch.pop("errors")
-        if errors:
-            raise UserError("; ".join(dict.fromkeys(errors)))
+        if strict and batch["skipped"]:
+            raise UserError("; ".join(batch["skipped"].values()))
         yield batch
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Join scans to a batch; errors of reading travel along, so that the main process can tell them plainly."""
-    errors = [item["error"] for item in items if item["error"]]
-    crops = torch.empty(0) if errors else torch.stack([item["crops"] for item in items])
-    names, numbers = [item["name"] for item in items], [item["item"] for item in items]
-    return {"crops": crops, "names": names, "items": numbers, "errors": errors}
+    """Join the scans that could be read to a batch, and tell of the others."""
+    good = [item for item in items if not item["error"]]
+    skipped = {item["name"]: item["error"] for item in items if item["error"]}
+    kept = good or items[:1]
+    crops, numbers = torch.stack([item["crops"] for item in kept]), [item["item"] for item in kept]
+    return {"crops": crops, "names": [item["name"] for item in good], "items": numbers, "skipped": skipped}
 
 
 class _Items:
@@ -206,3 +199,18 @@ def _outlive_sigterm(_: int) -> None:
 @lru_cache(maxsize=4)
 def _order(seed: int, turn: int, number: int) -> np.ndarray:
     return seeds.generator(seed, "scans", turn).permutation(number)
+
+
+def _with_body(volume: store.Stored, places: list[list[int]], patch: Voxels) -> np.ndarray:
+    """Return the crop at the first place that holds enough of the body, or at the last one."""
+    for z, y, x in places:
+        crop = volume.crop((z, y, x), patch)
+        if (crop > store.BODY_HU).mean() >= BODY_SHARE:
+            break
+    return crop
+
+
+def _whole_numbers(crops: np.ndarray) -> np.ndarray:
+    if crops.dtype.kind == "f" and not np.isfinite(crops).all():
+        raise ValueError("it holds values that are no numbers")
+    return crops.astype(np.int16)

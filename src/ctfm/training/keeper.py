@@ -7,8 +7,6 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,58 +15,16 @@ import torch
 
 from ctfm.errors import UserError
 from ctfm.files import atomic
-from ctfm.training import checkpoints, seeds
+from ctfm.training import checkpoints, seeds, trackers
 from ctfm.training.checkpoints import Progress
+from ctfm.training.feed import Feed
+from ctfm.training.meter import Meter
+from ctfm.training.plan import Plan, Validate
 
 LINE_EVERY_SECONDS = 15.0
+SAVE_EVERY_SECONDS = 15 * 60.0  # what a run that is killed loses at most, however long its epochs are
+MOST_OVERFLOWS = 30  # steps in a row; the scaler of half precision then starts over at one
 log = logging.getLogger(__name__)
-
-Validate = Callable[[lightning.LightningModule], dict[str, float]]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The arguments of ``fit``.
-
-    Attributes:
-        steps: optimiser steps in all.
-        steps_per_epoch: an epoch is so many steps: then a row is written and last.ckpt is saved.
-        folder: gets ``metrics.csv`` and ``checkpoints/{last,epoch=NNNN,best}.ckpt``.
-        fingerprint: digest of settings and data; only checkpoints that carry it are resumed.
-        checkpoint_every: keep a checkpoint every so many epochs and at the end; None: last.ckpt alone.
-        validate: called on the first rank with the module in evaluation mode, without gradients.
-        validate_every: epochs between calls of ``validate``; the last epoch is always validated.
-        best: key of ``validate``'s result; the checkpoint of its largest value is kept as best.ckpt.
-        accumulate: batches in one optimiser step.
-    """
-
-    steps: int
-    steps_per_epoch: int
-    folder: Path
-    fingerprint: str
-    checkpoint_every: int | None
-    validate: Validate | None
-    validate_every: int
-    best: str | None
-    accumulate: int
-
-    @property
-    def checkpoints(self) -> Path:
-        """Return the folder of the checkpoints."""
-        return self.folder / "checkpoints"
-
-    @property
-    def epochs(self) -> int:
-        """Return the number of epochs; the last may be shorter."""
-        return math.ceil(self.steps / self.steps_per_epoch)
-
-    def ends_epoch(self, step: int) -> bool:
-        """Tell whether an epoch ends after so many steps."""
-        return step % self.steps_per_epoch == 0 or step == self.steps
-
-    def due(self, epoch: int, every: int | None) -> bool:
-        """Tell whether something done every so many epochs is done after this one (counted from 0)."""
-        return every is not None and ((epoch + 1) % every == 0 or epoch + 1 == self.epochs)
 
 
 class Keeper(lightning.Callback):
@@ -78,13 +34,16 @@ class Keeper(lightning.Callback):
     exactly when gradients are accumulated.
     """
 
-    def __init__(self, plan: Plan, progress: Progress) -> None:
+    def __init__(self, plan: Plan, progress: Progress, feed: Feed) -> None:
         self.plan, self.progress = plan, progress
+        self.meter = Meter(plan.steps, progress, feed)
+        self.trackers: list[trackers.Tracker] = []
         self.stop = False
-        self.names: list[str] = []
-        self.lr = 0.0
-        self.begin = self.clock = self.line = self.epoch_clock = time.monotonic()
-        self.first = (progress.step, progress.samples)
+        self.names: list[str] = []  # of the batch
+        self.seen: list[str] = []  # in the step
+        self.lr = self.norm = 0.0
+        self.overflows = 0
+        self.line = self.saved = time.monotonic()
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Put our progress in place of Lightning's."""
@@ -96,7 +55,10 @@ class Keeper(lightning.Callback):
         counter = trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step
         counter.total.ready = counter.total.completed = self.progress.step
         signal.signal(signal.SIGTERM, self._on_sigterm)
-        self.begin = self.clock = self.line = self.epoch_clock = time.monotonic()
+        if trainer.is_global_zero:
+            self.trackers = trackers.started(self.plan.folder, self.plan.fingerprint, self.progress.step)
+        self.meter.start(show=trainer.is_global_zero)
+        self.line = self.saved = time.monotonic()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Seed layers such as dropout, which draw from the global generator."""
@@ -104,31 +66,77 @@ class Keeper(lightning.Callback):
         torch.manual_seed(seeds.number(self.plan.fingerprint, self.progress.step, part, trainer.global_rank))
         self.lr = trainer.optimizers[0].param_groups[0]["lr"]
         self.names = list(batch.get("names", ())) if isinstance(batch, dict) else []
+        self.seen = self.names if part == 0 else self.seen + self.names
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: torch.Tensor) -> None:
         """Stop before a loss that is not finite spoils the weights."""
         if not torch.isfinite(loss):
-            raise UserError(
-                f"the loss is not finite at step {self.progress.step} with {', '.join(self.names) or 'this batch'}; "
-                f"look at these volumes, or lower the learning rate; the checkpoints are from before it"
-            )
+            raise self._not_finite("loss", self.names)
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
+        """Measure the gradient before it is clipped, and stop before one that is not finite spoils the weights.
+
+        With a scaler such a gradient is expected now and then: the scaler passes over the step and scales less.
+        """
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self.norm = float(torch.nn.utils.get_total_norm(gradients))
+        self.overflows = 0 if math.isfinite(self.norm) else self.overflows + 1
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        if self.overflows > (MOST_OVERFLOWS if scaled else 0):
+            raise self._not_finite("gradient", self.seen)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count; at the end of a step log, save and stop as needed."""
-        sums = self.progress.sums
-        for key, value in outputs.items():
-            sums[key] = sums.get(key, 0.0) + float(value)
-        sums["batches"] = sums.get("batches", 0) + 1
-        self.progress.samples += len(self.names) * trainer.world_size
+        scalars = {key: float(value) for key, value in outputs.items()}
+        weight = scalars.pop("weight", 1.0)
+        self._add("loss", scalars.pop("loss") * self.plan.accumulate, weight)  # Lightning has divided it
+        for key, value in scalars.items():
+            self._add(key, value * weight, weight)
+        self._count(batch, trainer.world_size)
         if trainer.global_step == self.progress.step:
             return
         self.progress.step = trainer.global_step
-        now = time.monotonic()
-        self.progress.seconds, self.clock = self.progress.seconds + now - self.clock, now
-        self._say(now)
+        if math.isfinite(self.norm):
+            self._add("grad_norm", self.norm, 1.0)
+        self.meter.step()
+        self._say()
+        self._end_step(trainer, pl_module)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Close the bar and the trackers."""
+        self.on_train_end(trainer, pl_module)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Close the bar and the trackers."""
+        self.meter.bar.close()
+        for tracker in self.trackers:
+            tracker.close()
+        self.trackers = []
+
+    def _count(self, batch: Any, processes: int) -> None:
+        skipped = batch.get("skipped", {}) if isinstance(batch, dict) else {}
+        for name, why in skipped.items():
+            if name not in self.progress.skipped:
+                log.warning("%s contributes nothing: %s", name, why)
+        self.progress.skipped.update(skipped)
+        self._add("skipped", len(skipped), 0.0)
+        self.meter.count((len(self.names) + len(skipped)) * processes)
+
+    def _end_step(self, trainer: Any, module: Any) -> None:
+        finished = self.progress.step >= self.plan.steps
+        overdue = time.monotonic() - self.saved > SAVE_EVERY_SECONDS
+        read, stop, save = _any(trainer, [bool(self.seen), self.stop and not finished, overdue])
+        if not read and self.progress.skipped:
+            reasons = "; ".join(f"{name}: {why}" for name, why in self.progress.skipped.items())
+            raise UserError(f"no scan of step {self.progress.step} can be read: {reasons}")
         if self.plan.ends_epoch(self.progress.step):
-            self._end_epoch(trainer, pl_module)
-        self._stop_if_asked(trainer)
+            self._end_epoch(trainer, module)
+        elif stop or save:
+            self._save(trainer)
+        if stop:
+            text = "asked to stop: saved step %d of %d; start it again to go on"
+            log.warning(text, self.progress.step, self.plan.steps)
+            raise SystemExit(128 + signal.SIGTERM)
 
     def _end_epoch(self, trainer: Any, module: Any) -> None:
         epoch = math.ceil(self.progress.step / self.plan.steps_per_epoch) - 1
@@ -138,9 +146,13 @@ class Keeper(lightning.Callback):
         improved = self._improved(row)
         self.progress.history.append(row)
         log.info("epoch %d of %d: %s", epoch + 1, self.plan.epochs, _shown(row))
-        folder, last = self.plan.checkpoints, self.plan.checkpoints / checkpoints.LAST
-        checkpoints.save(trainer, last)
+        warning = self.plan.watch and self.plan.watch(row)
+        if warning:
+            log.warning("epoch %d: %s", epoch + 1, warning)
+        self._track(row)
+        self._save(trainer)
         if trainer.is_global_zero:
+            folder, last = self.plan.checkpoints, self.plan.checkpoints / checkpoints.LAST
             if self.plan.due(epoch, self.plan.checkpoint_every):
                 checkpoints.copy(last, folder / checkpoints.name(epoch))
             if improved:
@@ -148,13 +160,14 @@ class Keeper(lightning.Callback):
             write_history(self.progress.history, self.plan.folder)
 
     def _row(self, trainer: Any, epoch: int) -> dict[str, float]:
+        self._merge(trainer)
         sums, self.progress.sums = self.progress.sums, {}
-        batches = sums.pop("batches")
-        means = {key: value / batches for key, value in _over_processes(sums, trainer).items()}
-        now = time.monotonic()
-        seconds, self.epoch_clock = now - self.epoch_clock, now
+        skipped = round(sums.pop("skipped")[0] * trainer.world_size)
+        self.progress.lost += skipped
+        means = {key: total / weight if weight else math.nan for key, (total, weight) in sums.items()}
+        timed = self.meter.columns()
         own = {"epoch": epoch, "step": self.progress.step, "loss": means.pop("loss"), "lr": self.lr}
-        return {**own, "seconds": round(seconds, 3), **means}
+        return {**own, "seconds": timed.pop("seconds"), **means, "skipped": skipped, **timed}
 
     def _improved(self, row: dict[str, float]) -> bool:
         key = self.plan.best
@@ -162,28 +175,52 @@ class Keeper(lightning.Callback):
             return False
         return all(row[key] > old.get(key, -math.inf) or math.isnan(old[key]) for old in self.progress.history)
 
-    def _say(self, now: float) -> None:
-        if now - self.line < LINE_EVERY_SECONDS:
+    def _save(self, trainer: Any) -> None:
+        self._merge(trainer)
+        checkpoints.save(trainer, self.plan.checkpoints)
+        self.saved = time.monotonic()
+
+    def _merge(self, trainer: Any) -> None:
+        """Bring together what the processes have counted: each then goes on from the same."""
+        if trainer.world_size == 1:
             return
-        self.line, step, loss = now, self.progress.step, self.progress.sums["loss"] / self.progress.sums["batches"]
-        each = (now - self.begin) / (step - self.first[0])
-        rate = (self.progress.samples - self.first[1]) / (now - self.begin)
-        text = "epoch %d of %d, step %d of %d: loss %.4f, %.2f s a step, %.1f samples/s, %s to go"
-        epoch = (step - 1) // self.plan.steps_per_epoch + 1
-        left = _duration(each * (self.plan.steps - step))
-        log.info(text, epoch, self.plan.epochs, step, self.plan.steps, loss, each, rate, left)
+        mine = (self.progress.sums, self.progress.skipped)
+        every: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(every, mine)
+        for key in self.progress.sums:
+            columns = zip(*(sums.get(key, [0.0, 0.0]) for sums, _ in every), strict=True)
+            self.progress.sums[key] = [sum(column) / trainer.world_size for column in columns]
+        self.progress.skipped = {name: why for _, skipped in every for name, why in skipped.items()}
+
+    def _add(self, key: str, total: float, weight: float) -> None:
+        sums = self.progress.sums.setdefault(key, [0.0, 0.0])
+        sums[0] += total
+        sums[1] += weight
+
+    def _say(self) -> None:
+        if time.monotonic() - self.line < LINE_EVERY_SECONDS:
+            return
+        self.line, step = time.monotonic(), self.progress.step
+        total, weight = self.progress.sums["loss"]
+        now = {"loss": total / max(weight, 1.0), "lr": self.lr, "grad_norm": self.norm}
+        self._track({f"now/{key}": value for key, value in now.items()})
+        if self.meter.bar.disable:
+            epoch = (step - 1) // self.plan.steps_per_epoch + 1
+            text = "epoch %d of %d, step %d of %d: loss %.4f, %s"
+            log.info(text, epoch, self.plan.epochs, step, self.plan.steps, now["loss"], self.meter.speed())
+
+    def _track(self, values: dict[str, float]) -> None:
+        for tracker in self.trackers:
+            tracker.log(values, self.progress.step)
+
+    def _not_finite(self, what: str, names: list[str]) -> UserError:
+        return UserError(
+            f"the {what} is not finite at step {self.progress.step} with {', '.join(names) or 'this batch'}; "
+            f"look at these volumes, or lower the learning rate; the checkpoints are from before it"
+        )
 
     def _on_sigterm(self, *_: Any) -> None:
         self.stop = True
-
-    def _stop_if_asked(self, trainer: Any) -> None:
-        finished = self.progress.step >= self.plan.steps
-        if finished or not trainer.strategy.reduce_boolean_decision(self.stop, all=False):
-            return
-        self.progress.sums = _over_processes(self.progress.sums, trainer)
-        checkpoints.save(trainer, self.plan.checkpoints / checkpoints.LAST)
-        log.warning("asked to stop: saved step %d of %d; start it again to go on", self.progress.step, self.plan.steps)
-        raise SystemExit(128 + signal.SIGTERM)
 
 
 def write_history(history: list[dict[str, float]], folder: Path) -> None:
@@ -208,18 +245,13 @@ def _validated(trainer: Any, module: Any, validate: Validate) -> dict[str, float
     return trainer.strategy.broadcast(result)
 
 
-def _over_processes(values: dict[str, float], trainer: Any) -> dict[str, float]:
-    """Return the means over the processes that train together."""
-    if trainer.world_size == 1 or not values:
-        return values
-    local = torch.tensor(list(values.values()), dtype=torch.float64, device=trainer.strategy.root_device)
-    return dict(zip(values, trainer.strategy.reduce(local, reduce_op="mean").tolist(), strict=True))
+def _any(trainer: Any, flags: list[bool]) -> list[bool]:
+    """Tell for each flag whether it is set in any of the processes."""
+    if trainer.world_size == 1:
+        return flags
+    counts = torch.tensor(flags, dtype=torch.float32, device=trainer.strategy.root_device)
+    return [count > 0 for count in trainer.strategy.reduce(counts, reduce_op="sum").tolist()]
 
 
 def _shown(row: dict[str, float]) -> str:
     return ", ".join(f"{key} {value:.4g}" for key, value in row.items() if key not in ("epoch", "step"))
-
-
-def _duration(seconds: float) -> str:
-    minutes = int(seconds // 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {int(seconds % 60):02d} s"

@@ -7,7 +7,7 @@ import math
 import os
 import platform
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from ctfm import spec
 from ctfm.files import ensure_folder
 from ctfm.training import checkpoints
 from ctfm.training.checkpoints import Progress
-from ctfm.training.keeper import Keeper, Plan, Validate, write_history
+from ctfm.training.feed import Feed
+from ctfm.training.keeper import Keeper, write_history
+from ctfm.training.plan import Plan, Validate, Watch
 
 log = logging.getLogger(__name__)
 
@@ -39,26 +41,41 @@ def fit(
     validate_every: int = 1,
     best: str | None = None,
     accumulate: int = 1,
+    clip_norm: float | None = None,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Train, or go on where an earlier start of the same run stopped; a finished run returns at once.
 
     ``module.training_step`` returns a dict with ``loss`` and, if wanted, further scalars to record. What it draws at
     random must depend on ``module.global_step`` and the batch alone. It ends with the weights of the last step.
+    A scalar ``weight`` tells what share of the batch the loss is of: it has been multiplied by it, the other scalars
+    have not.
 
     ``loader`` is called with the first step to do, and yields ``accumulate`` batches for each optimiser step. A batch
-    is a dict; its ``names`` (list of series or cases) are counted, and named in errors.
+    is a dict; its ``names`` (list of series or cases) are counted, and named in errors; ``skipped`` (name: reason) are
+    those that should be in it and can't.
 
     The other arguments are explained at ``Plan``.
 
     Returns:
-        Facts for run.json: steps, samples, seconds, gpu_hours, hardware, resumed_from, last, best.
+        Facts for run.json: steps, samples, skipped, seconds, gpu_hours, hardware, resumed_from, last, best.
 
     Raises:
-        UserError: the loss is not finite; the message names the scans or cases of the batch.
+        UserError: the loss or the gradient is not finite; the message names the scans or cases of the batch.
         SystemExit: SIGTERM came; the state is saved.
     """
     plan = Plan(
-        steps, steps_per_epoch, folder, fingerprint, checkpoint_every, validate, validate_every, best, accumulate
+        steps=steps,
+        steps_per_epoch=steps_per_epoch,
+        folder=folder,
+        fingerprint=fingerprint,
+        checkpoint_every=checkpoint_every,
+        validate=validate,
+        validate_every=validate_every,
+        best=best,
+        accumulate=accumulate,
+        clip_norm=clip_norm,
+        watch=watch,
     )
     return _run(module, loader, plan)
 
@@ -96,20 +113,14 @@ def _run(module: lightning.LightningModule, loader: Loader, plan: Plan) -> dict[
         progress.resumed.append(progress.step)
     ensure_folder(plan.checkpoints)
     _quiet()
-    _trainer(plan, Keeper(plan, progress)).fit(module, _Batches(loader, progress), ckpt_path=start, weights_only=True)
+    feed = Feed(lambda: loader(progress.step), lambda: trainer.strategy.root_device)
+    trainer = _trainer(plan, Keeper(plan, progress, feed))
+    trainer.fit(module, feed, ckpt_path=start, weights_only=True)
     if progress.step < plan.steps:
         raise RuntimeError(f"the loader ended at step {progress.step} of {plan.steps}")
+    if rank() == 0:
+        (plan.checkpoints / checkpoints.PREVIOUS).unlink(missing_ok=True)
     return _facts(plan, progress)
-
-
-class _Batches:
-    """An iterable of unknown length, made only when the number of processes is known."""
-
-    def __init__(self, loader: Loader, progress: Progress) -> None:
-        self.loader, self.progress = loader, progress
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.loader(self.progress.step))
 
 
 def _trainer(plan: Plan, keeper: Keeper) -> lightning.Trainer:
@@ -124,6 +135,7 @@ def _trainer(plan: Plan, keeper: Keeper) -> lightning.Trainer:
         max_epochs=1,
         max_steps=plan.steps,
         accumulate_grad_batches=plan.accumulate,
+        gradient_clip_val=plan.clip_norm,
         callbacks=[keeper],
         benchmark=gpu,
         use_distributed_sampler=False,
@@ -145,7 +157,8 @@ def _facts(plan: Plan, progress: Progress) -> dict[str, Any]:
         best = max(rows, key=lambda row: row[str(plan.best)], default=None)
     return {
         "steps": progress.step,
-        "samples": progress.samples,
+        "samples": progress.samples - progress.lost,
+        "skipped": progress.skipped,
         "seconds": round(progress.seconds, 3),
         "gpu_hours": round(progress.seconds / 3600 * gpus, 4),
         "hardware": {"device": name, "devices": devices(), "precision": precision()},
