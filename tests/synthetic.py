@@ -69,8 +69,16 @@ def everything(root: Path) -> Path:
 
 
 DATASET = "datasets/phantoms/run.json"
-SIZES = {"download_TB": 1.0, "volumes_TB": 0.1, "peak_disk_TB": 0.5, "free_disk_TB": 2.0}
-PLAN = {"series": 15, "files": 99, "shards": 1, "cpu_hours": 3.0, "assumptions": {"volumes": "as measured"}, **SIZES}
+SIZES = {"download_TB": 1.0, "final_disk_TB": 0.1, "peak_disk_TB": 0.5, "free_disk_TB": 2.0}
+PLAN = {
+    "series": 15,
+    "files": 99,
+    "shards": 1,
+    "jobs": 4,
+    "cpu_hours": 3.0,
+    "assumptions": {"volumes": "as measured"},
+    **SIZES,
+}
 
 
 def corpus(root: Path) -> None:
@@ -80,6 +88,10 @@ def corpus(root: Path) -> None:
     tables.write(tables.of("funnel", funnel), "funnel", folder / "funnel.parquet")
     collections = [{"collection_id": "made_up", "series": 15, "paper_series": None, "license": "CC BY 4.0"}]
     tables.write(tables.of("collections", collections), "collections", folder / "collections.parquet")
+    licences = [{"license": "CC BY 4.0", "commercial": True, "series": 15, "studies": 9, "patients": 8, "size_TB": 1.0}]
+    tables.write(tables.of("licenses", licences), "licenses", folder / "licenses.parquet")
+    shared = [{"collection_id": "made_up", "used_for": "stability", "series": 15, "patients": 8, "excluded": False}]
+    tables.write(tables.of("overlap", shared), "overlap", folder / "overlap.parquet")
     write_json(PLAN, folder / "plan.json")
     volumes = root / "volumes/phantom"
     rows = [
