@@ -26,8 +26,8 @@ options = {"simclr": {}, "simsiam": {"projection": 12, "prediction": 6}, "vicreg
 with seeds.seeded(0):
     net = nn.Linear(6, 5).double()
     method = plugin.Method(plugin.Settings(sampling=sampling, **options), 5).double().eval()  # BatchNorm as constants
-views = torch.rand(4, 3, 2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-mine = views.chunk(world)[rank][..., None, None, None]
+views = torch.rand(int(sys.argv[6]), 3, 2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+mine = views.tensor_split(world)[rank][..., None, None, None]
 loss, _ = method.loss(lambda x: [net(x[:, :, 0, 0, 0])[:, :, None, None, None]], mine)
 loss.backward()
 gradients = [p.grad for p in (*net.parameters(), *method.parameters())]
@@ -42,12 +42,12 @@ distributed.destroy_process_group()
 """
 
 
-def run(folder, name: str, sampling: str, world: int) -> tuple[float, torch.Tensor]:
+def run(folder, name: str, sampling: str, world: int, scans: int = 4) -> tuple[float, torch.Tensor]:
     store = folder / f"store-{world}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", CODE, name, sampling, str(rank), str(world), str(store)],
+            [sys.executable, "-c", CODE, name, sampling, str(rank), str(world), str(store), str(scans)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment,
@@ -67,4 +67,12 @@ def test_two_processes_are_one_with_the_whole_batch(tmp_path, name, sampling):
     one, gradient = run(tmp_path, name, sampling, 1)
     two, other = run(tmp_path, name, sampling, 2)
     assert two == pytest.approx(one, rel=1e-12) and gradient.any()
+    assert torch.allclose(gradient, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["simclr", "vicreg"])
+def test_processes_with_different_numbers_of_scans_are_one_batch_too(tmp_path, name):
+    one, gradient = run(tmp_path, name, "cross", 1, scans=3)
+    two, other = run(tmp_path, name, "cross", 2, scans=3)
+    assert two == pytest.approx(one, rel=1e-12)
     assert torch.allclose(gradient, other, rtol=1e-9, atol=1e-12)

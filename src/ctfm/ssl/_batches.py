@@ -62,16 +62,24 @@ def batches(embeddings: Tensor, sampling: str) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """Join the rows of all processes; each process gets back the sum of all gradients for its own rows."""
+    """Join the rows of all processes; each process gets back the sum of all gradients for its own rows.
+
+    Processes may hold different numbers of rows: a scan that can't be read leaves its place empty.
+    """
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        parts = [torch.empty_like(rows) for _ in range(distributed.get_world_size())]
-        distributed.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
+        counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+        ctx.counts = torch.cat(counts).tolist()
+        padded = rows.new_zeros(max(ctx.counts), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in ctx.counts]
+        distributed.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, ctx.counts, strict=True)])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         total = gradients[0].clone(memory_format=torch.contiguous_format)
         distributed.all_reduce(total)
-        return total.chunk(distributed.get_world_size())[distributed.get_rank()]
+        return total.split(ctx.counts)[distributed.get_rank()]

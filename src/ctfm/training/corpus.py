@@ -48,14 +48,12 @@ def read(index: Path) -> Corpus:
     """
     table = read_table("volumes", index)
     table = table[table["status"] == "ok"].sort_values("SeriesInstanceUID")
-    reasons = [_extent(shape) for shape in table["shape"]]
-    named = zip(table["SeriesInstanceUID"], reasons, strict=True)
-    too_small = {name: reason for name, reason in named if reason}
-    table = table[[not reason for reason in reasons]]
+    faults = [_extent(shape) for shape in table["shape"]]
+    named = zip(table["SeriesInstanceUID"], faults, strict=True)
+    too_small = {name: fault for name, fault in named if fault}
+    table = table[[not fault for fault in faults]]
     if table.empty:
-        raise UserError(
-            f"{index}: no volume with status 'ok' and an extent; look at its columns 'reason' and 'detail'"
-        )
+        raise UserError(f"{index}: no volume with status 'ok' and an extent; look at its columns 'reason' and 'detail'")
     spacings = {tuple(round(float(mm), 6) for mm in row) for row in table["spacing_out"]}
     if len(spacings) != 1:
         raise UserError(f"{index}: volumes of {len(spacings)} different spacings; prepare them all with one spacing_mm")
