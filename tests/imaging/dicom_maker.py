@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import gdcm
 import numpy as np
+import pydicom
+from pydicom import uid
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -77,3 +80,48 @@ def _slice(
     file.RescaleSlope, file.RescaleIntercept = 1, -1024
     file.PixelData = (plane.astype(np.int32) + 1024).astype("<i2").tobytes()
     return file
+
+
+GDCM_SYNTAXES = {
+    uid.JPEGLossless: "JPEGLosslessProcess14",
+    uid.JPEGLosslessSV1: "JPEGLosslessProcess14_1",
+    uid.JPEGLSLossless: "JPEGLSLossless",
+    uid.JPEG2000Lossless: "JPEG2000Lossless",
+    uid.JPEG2000: "JPEG2000",
+    uid.JPEGBaseline8Bit: "JPEGBaselineProcess1",
+}
+
+
+def recode(path: Path, syntax: str) -> None:
+    """Write a file of 16-bit pixels anew in another transfer syntax, by gdcm, or by pydicom where gdcm has none."""
+    if syntax in GDCM_SYNTAXES:
+        _recode_gdcm(path, GDCM_SYNTAXES[uid.UID(syntax)])
+        return
+    file = pydicom.dcmread(path)
+    if syntax == uid.RLELossless:
+        file.compress(syntax)
+        file.save_as(path)
+        return
+    same = pydicom.Dataset(file)
+    same.file_meta = file.file_meta
+    same.file_meta.TransferSyntaxUID = syntax
+    little = syntax != uid.ExplicitVRBigEndian
+    if not little:
+        same.PixelData = np.frombuffer(file.PixelData, "<u2").byteswap().tobytes()
+    implicit = syntax == uid.ImplicitVRLittleEndian
+    pydicom.dcmwrite(path, same, implicit_vr=implicit, little_endian=little, enforce_file_format=True)
+
+
+def _recode_gdcm(path: Path, name: str) -> None:
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(path))
+    assert reader.Read()
+    change = gdcm.ImageChangeTransferSyntax()
+    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, name)))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer = gdcm.ImageWriter()
+    writer.SetFileName(str(path))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()

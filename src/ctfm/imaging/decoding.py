@@ -123,8 +123,9 @@ def _to_hu(frame: Frame, values: np.ndarray, plane: np.ndarray) -> int:
     (slope,), (intercept,) = frame.numbers("RescaleSlope"), frame.numbers("RescaleIntercept")
     exact = slope == 1 and intercept % 1 == 0 and values.dtype.itemsize == plane.itemsize
     if exact and not np.shares_memory(values, plane):
-        plane.view(values.dtype)[...] = values
-        values = plane.view(values.dtype)
+        native = plane.view(values.dtype.newbyteorder("="))
+        native[...] = values
+        values = native
     _clear_unused_bits(frame.header, values)
     padding = _padding(frame, values, slope, intercept)
     known = values if padding is None else values[~padding]

@@ -45,6 +45,7 @@ LARGEST_INFLATED = 2**30  # bytes of a file
 
 _EXPLICIT, _ITEM, _LONG = (struct.Struct(form).unpack_from for form in ("<HH2sH", "<HHL", "<L"))
 _PIXELS_LITTLE, _PIXELS_BIG = b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"
+_PIXEL_VRS = (b"OB", b"OW", b"UN")  # as a length they would be odd, which none is
 _LONG_VRS = {str(vr).encode() for vr in EXPLICIT_VR_LENGTH_32}
 _SHORT_VRS = {str(vr.value).encode() for vr in VR if len(vr.value) == 2} - _LONG_VRS
 _BINARY = {"US": "u2", "SS": "i2", "UL": "u4", "SL": "i4", "FL": "f4", "FD": "f8", "UV": "u8", "SV": "i8", "AT": "u2"}
@@ -172,7 +173,7 @@ def _scan_file(path: Path, file: BinaryIO) -> Header:
     if syntax not in _SCANNED or (data[start + 4 : start + 6] in _SHORT_VRS) == implicit:
         raise _Unusual
     found, at = _scan(data, start, implicit, stop=FIRST_PIXELS)
-    return _header(path, syntax, pydicom.Dataset(found), data[at : at + 12], at, implicit)
+    return _header(path, syntax, pydicom.Dataset(found), data[at : at + 12], at)
 
 
 def _scan(data: bytes, at: int, implicit: bool, stop: int) -> tuple[_Elements, int]:
@@ -223,16 +224,13 @@ def _ask_pydicom(path: Path, file: BinaryIO) -> Header:
         raise Quarantine(code, f"{path.name}: {' '.join(str(error).split())[:200]}") from error
     if syntax == uid.DeflatedExplicitVRLittleEndian:  # where its pixels lie is known when it is inflated
         return Header(path, syntax, tags, 0, 0, plain=False)
-    implicit, little = tags.original_encoding
     at = file.tell()
-    return _header(path, syntax, tags, file.read(12), at, bool(implicit), bool(little))
+    return _header(path, syntax, tags, file.read(12), at, little=tags.original_encoding[1] is not False)
 
 
-def _header(
-    path: Path, syntax: str, tags: pydicom.Dataset, element: bytes, at: int, implicit: bool, little: bool = True
-) -> Header:
+def _header(path: Path, syntax: str, tags: pydicom.Dataset, element: bytes, at: int, little: bool = True) -> Header:
     """Make a header of its elements and the first bytes of the ``element`` that follows them at ``at``."""
-    start = 8 if implicit else 12
+    start = 12 if element[4:6] in _PIXEL_VRS else 8  # files may be explicit though they say implicit
     if len(element) < start or element[:4] != (_PIXELS_LITTLE if little else _PIXELS_BIG):
         return Header(path, syntax, tags, None, 0, plain=False)
     length = int.from_bytes(element[start - 4 : start], "little" if little else "big")
