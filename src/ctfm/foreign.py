@@ -80,7 +80,7 @@ def check_config(source: Source, kind: str, options: Mapping[str, Any]) -> None:
         return
     plugin = plugins.get("encoders", kind)
     ours = plugin.hub_config(plugin.Settings(**options))
-    theirs = plugin.HUB.keywords(source.config) if plugin.HUB else source.config
+    theirs = plugin.encoder_keywords(source.config)
     if wrong := [key for key in sorted({*theirs, *ours}) if theirs.get(key) != ours.get(key)]:
         pairs = ", ".join(f"{key} is {theirs.get(key)} instead of {ours.get(key)}" for key in wrong)
         raise UserError(f"{source.path.parent / weights.CONFIG}: another network than the encoder's options: {pairs}")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -14,9 +12,7 @@ class Hub:
     Attributes:
         encoder: its class of the encoder.
         segmenter: its class of the encoder with a decoder.
-        keywords: takes the config.json of either class and returns the encoder's part, as ``hub_config`` writes it.
     """
 
     encoder: str
     segmenter: str
-    keywords: Callable[[Mapping[str, Any]], dict[str, Any]]

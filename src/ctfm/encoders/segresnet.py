@@ -20,6 +20,7 @@ from ctfm.encoders._order import ordered
 from ctfm.imaging.preprocess import Preprocess
 
 PREPROCESS = Preprocess()
+HUB = Hub("SegResEncoder", "SegResNet")
 multiple = 16  # voxels along each axis that a segmenter's input must be divisible by
 HEADS = 4  # logit maps of a segmenter in training
 DECODER = ("out_channels", "blocks_up", "dsdepth", "upsample_mode")  # keywords that don't change the encoder
@@ -76,8 +77,11 @@ def hub_config(settings: Settings, classes: int | None = None) -> dict[str, Any]
     }
 
 
-def _encoder_keywords(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop what is the decoder's or a default of MONAI that is not in ``hub_config``; fill in what is left out."""
+def encoder_keywords(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the encoder's part of a config.json, of lighter-zoo's encoder or net, as ``hub_config`` writes it.
+
+    What is left out has MONAI's default; what else is there is kept, unless it is a default too.
+    """
     defaults = [_defaults(cls) for cls in (SegResEncoder, SegResNetDS)]
     ours = hub_config(Settings())
     full = {**{key: defaults[0][key] for key in ours}, **config}
@@ -88,6 +92,3 @@ def _encoder_keywords(config: Mapping[str, Any]) -> dict[str, Any]:
 def _defaults(cls: type) -> dict[str, Any]:
     """Return a class's default arguments as they look after a trip through JSON."""
     return json.loads(json.dumps({p.name: p.default for p in inspect.signature(cls).parameters.values()}))
-
-
-HUB = Hub("SegResEncoder", "SegResNet", _encoder_keywords)

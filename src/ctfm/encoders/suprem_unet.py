@@ -9,6 +9,8 @@ running statistics in evaluation, so the answer to a scan does not depend on its
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -90,6 +92,11 @@ def segmenter(settings: Settings, classes: int) -> nn.Module:
 def hub_config(settings: Settings, classes: int | None = None) -> dict[str, int]:
     """Return the settings, and the outputs of a segmentation net, for config.json."""
     return {"init_filters": settings.init_filters, **({} if classes is None else {"out_channels": classes})}
+
+
+def encoder_keywords(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the encoder's part of a config.json that ``hub_config`` gave."""
+    return {key: value for key, value in config.items() if key != "out_channels"}
 
 
 def _block(before: int, after: int) -> nn.Sequential:
