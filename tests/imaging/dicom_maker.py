@@ -120,8 +120,14 @@ def _recode_gdcm(path: Path, name: str) -> None:
     change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, name)))
     change.SetInput(reader.GetImage())
     assert change.Change()
+    packed = path.with_suffix(".packed")
     writer = gdcm.ImageWriter()
-    writer.SetFileName(str(path))
+    writer.SetFileName(str(packed))
     writer.SetFile(reader.GetFile())
     writer.SetImage(change.GetOutput())
     assert writer.Write()
+    file, other = pydicom.dcmread(path), pydicom.dcmread(packed)  # gdcm changes more than the pixels
+    file.file_meta.TransferSyntaxUID = other.file_meta.TransferSyntaxUID
+    file["PixelData"] = other["PixelData"]
+    file.save_as(path)
+    packed.unlink()

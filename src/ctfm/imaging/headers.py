@@ -119,8 +119,12 @@ def read(path: Path) -> Header:
 
 def texts(tags: pydicom.Dataset, key: str) -> tuple[str, ...]:
     """Return the values of a tag as the file has them, without padding; nothing when it is absent or blank."""
-    raw = tags.get_item(TAGS[key])
-    return _texts(raw.VR, raw.value, raw.is_little_endian, raw.tag) if isinstance(raw, RawDataElement) else ()
+    found = tags.get_item(TAGS[key])
+    if isinstance(found, RawDataElement):
+        return _texts(found.VR, found.value, found.is_little_endian, found.tag)
+    if found is None or found.VR == VR.SQ or found.is_empty:
+        return ()
+    return tuple(map(str, found.value if found.VM > 1 else [found.value]))  # pydicom decoded it to decode a sequence
 
 
 def numbers(tags: pydicom.Dataset, key: str) -> tuple[float, ...]:
