@@ -30,6 +30,7 @@ class Server(ThreadingHTTPServer):
     page_rows = 5
     cached = False  # every result comes from the cache and bills nothing
     refusal: tuple[int, str, str] | None = None  # status, reason, message
+    refuses = ("POST", "GET")
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -94,7 +95,7 @@ class Handler(BaseHTTPRequestHandler):
         _, _, _, project, *parts = urlparse(self.path).path.strip("/").split("/")
         status, answer = 200, {}
         try:
-            if self.server.refusal:
+            if self.server.refusal and self.command in self.server.refuses:
                 raise Refused(*self.server.refusal)
             answer = make(project, parts)
         except Refused as error:

@@ -149,6 +149,13 @@ def test_refusals(
     assert str(caught.value).endswith("or set select.backend to duckdb")
 
 
+def test_a_job_that_fails_while_it_runs(server: bigquery_server.Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.refusal, server.refuses = (400, "resourcesExceeded", "Resources exceeded during query execution"), ("GET",)
+    with pytest.raises(UserError, match="400 resourcesExceeded: Resources exceeded"):
+        bigquery.run([COUNT], Select())
+    assert len(server.configurations(dry=False)) == 1
+
+
 def test_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

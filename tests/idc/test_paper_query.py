@@ -15,7 +15,7 @@ from sqlglot.optimizer.qualify import qualify
 from ctfm import resources
 from ctfm.config import Corpus, Select
 from ctfm.errors import UserError
-from ctfm.idc import paper_query
+from ctfm.idc import bigquery, paper_query
 from tests.idc import bigquery_server, dicom_all
 
 # The listing as it is printed in the supplement.
@@ -235,6 +235,21 @@ def test_facts(tables: dict[int, str]) -> None:
     assert (facts["backend"], facts["releases"], list(facts["tables"])) == ("duckdb", [14, 18], ["14", "18"])
     assert facts["sql_sha256"] != run(tables, (14, 14)).facts["sql_sha256"]
     assert run(tables, None).facts["releases"] == [18, 18]
+
+
+def test_the_newest_release_is_that_of_the_installed_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def answer(queries: list[str], select: Select) -> None:
+        asked.extend(queries)
+        raise UserError("no account here")
+
+    monkeypatch.setattr(bigquery, "run", answer)
+    monkeypatch.setattr(paper_query.metadata, "version", {"idc-index-data": "23.10.1"}.__getitem__)
+    with pytest.raises(UserError, match="no account here"):
+        paper_query.run(Corpus(releases=None), Select(backend="bigquery"), "corpora.mine")
+    assert asked[0] == paper_query.text(23, 23, "bigquery")
+    assert "idc_v23" in asked[1]
 
 
 def test_missing_release_and_column(tables: dict[int, str], tmp_path: Path) -> None:
