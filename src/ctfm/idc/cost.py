@@ -56,17 +56,7 @@ def estimate(series: pd.DataFrame, settings: Prepare, machine: Machine, seconds_
         "peak_disk_TB": (final + in_flight) / TB,
         "cpu_seconds_per_GB": seconds_per_gb,
         "cpu_hours": download / GB * seconds_per_gb / 3600,
-        "assumptions": {
-            "download": f"series_size_MB of the index; {SLICE_MB} MB a slice where it is null "
-            f"({int(series['series_size_MB'].isna().sum())} series)",
-            "final_disk": f"{VOLUME_MB:g} MB for {DICOM_MB} MB of DICOM at 3x1x1 mm, scaled by size and by voxel volume"
-            + ("; and all DICOM (machine.keep_dicom)" if machine.keep_dicom else ""),
-            "peak_disk": "the final disk"
-            if machine.keep_dicom
-            else f"the final disk and the DICOM of the {IN_FLIGHT} largest series; those times the shards at once",
-            "cpu": f"measured here: {seconds_per_gb:.1f} s of one core for a GB of DICOM, on a synthetic series; "
-            "without waiting for the transfer",
-        },
+        "assumptions": _assumptions(int(series["series_size_MB"].isna().sum()), machine.keep_dicom, seconds_per_gb),
     }
 
 
@@ -103,6 +93,18 @@ def with_training(plan: dict[str, Any], runs: dict[str, dict[str, Any]], machine
         else "not counted: torch is not installed here"
     )
     return plan | {"pretrain": runs, "assumptions": plan["assumptions"] | {"gpu": assumed}}
+
+
+def _assumptions(unknown: int, keep_dicom: bool, seconds_per_gb: float) -> dict[str, str]:
+    volumes = f"{VOLUME_MB:g} MB for {DICOM_MB} MB of DICOM at 3x1x1 mm, scaled by size and by voxel volume"
+    work = f"the final disk and the DICOM of the {IN_FLIGHT} largest series; those times the shards at once"
+    return {
+        "download": f"series_size_MB of the index; {SLICE_MB} MB a slice where it is null ({unknown} series)",
+        "final_disk": f"{volumes}; and all DICOM (machine.keep_dicom)" if keep_dicom else volumes,
+        "peak_disk": "the final disk" if keep_dicom else work,
+        "cpu": f"measured here: {seconds_per_gb:.1f} s of one core for a GB of DICOM, on a synthetic series; "
+        "without waiting for the transfer",
+    }
 
 
 def free_disk(folder: Path) -> int:
