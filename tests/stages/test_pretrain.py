@@ -77,7 +77,10 @@ def test_it_writes_checkpoints_metrics_and_what_was_run(straight):
     assert {"gpu_hours", "seconds", "hardware", "resumed_from", "fingerprint"} <= set(run)
     table = rows(straight)
     assert [row["step"] for row in table] == ["2", "4", "6"]
-    assert {"loss", "lr", "embedding_std", "effective_rank"} <= set(table[0])
+    wanted = {"loss", "lr", "alignment", "uniformity", "embedding_std", "effective_rank", "grad_norm", "skipped"}
+    assert wanted <= set(table[0])
+    assert run["skipped"] == {} and {row["skipped"] for row in table} == {"0"}
+    assert all(float(row["grad_norm"]) > 0 for row in table)
     assert all(float(row["loss"]) > 0 and float(row["lr"]) > 0 for row in table)
     assert {key.split(".")[0] for key in state(straight)} == {"encoder", "method"}
 
@@ -145,6 +148,98 @@ def test_small_batches_on_a_small_device_do_the_same_steps(index, tmp_path, monk
     stage.pretrain(job(epochs=1), volumes=index, out=tmp_path)
     run = json.loads((tmp_path / "run.json").read_text())
     assert (run["steps"], run["samples"]) == (2, 4)
+
+
+def test_a_store_with_broken_volumes_is_trained_on_what_is_left(tmp_path, monkeypatch, caplog):
+    index = corpora.write(tmp_path / "volumes", count=5)
+    paths = {uid: tmp_path / f"volumes/shard=00000/{uid}.b2nd" for uid in ("1.1", "1.3")}
+    paths["1.1"].unlink()
+    content = bytearray(paths["1.3"].read_bytes())
+    content[2000:9000] = bytes(7000)  # found when it is first read
+    paths["1.3"].write_bytes(content)
+    for folder, machine in (("one", {"loader_workers": 0}), ("two", {"loader_workers": 2})):
+        monkeypatch.setenv("CTFM_MACHINE", json.dumps(machine))
+        stage.pretrain(job(epochs=2, steps_per_epoch=3), volumes=index, out=tmp_path / folder)
+    run = json.loads((tmp_path / "one/run.json").read_text())
+    assert "1.1.b2nd is missing" in run["skipped"]["1.1"] and "not those that the index lists" in run["skipped"]["1.3"]
+    assert sorted(run["skipped"]) == ["1.1", "1.3"] and str(tmp_path) not in json.dumps(run["skipped"])
+    assert "1.1 is left out: 1.1.b2nd is missing" in caplog.text and "1.3 contributes nothing" in caplog.text
+    lost = sum(int(row["skipped"]) for row in rows(tmp_path / "one"))
+    assert lost > 0 and run["samples"] == 12 - lost
+    assert same(state(tmp_path / "one"), state(tmp_path / "two"))
+
+
+def test_a_missing_scan_adds_nothing_and_changes_no_other(index):
+    settings = Pretrain(**{**ENTRY, "global_batch": 3})
+    crops = torch.randint(-1024, 500, (2, 3, 16, 32, 32), dtype=torch.int16)
+    module = stage.Pretraining(settings, (3.0, 1.0, 1.0)).eval()  # statistics of BatchNorm would mix the scans
+    batch = {"crops": crops, "items": [0, 2], "names": ["a", "c"], "skipped": {}}
+    two = module.training_step(batch, 0)
+    three = module.training_step({**batch, "skipped": {"b": "torn"}}, 0)
+    assert three["weight"] == pytest.approx(2 / 3) and torch.allclose(three["loss"], two["loss"] * 2 / 3)
+    assert torch.equal(three["alignment"], two["alignment"])
+    none = module.training_step({**batch, "names": [], "skipped": {"a": "", "c": ""}}, 0)
+    assert none["weight"] == 0 and none["loss"] == 0 and none["loss"].requires_grad
+
+
+def test_all_options_reach_the_training(monkeypatch):
+    changes = {"decay_all": False, "warmup_start": 0.1, "final_rate": 0.2, "optimizer": "adam", "warmup_epochs": 1}
+    made = stage.Pretraining(Pretrain(**{**ENTRY, **changes}), (3.0, 1.0, 1.0)).configure_optimizers()
+    assert type(made["optimizer"]) is torch.optim.Adam and len(made["optimizer"].param_groups) == 2
+    assert made["optimizer"].param_groups[0]["lr"] == pytest.approx(1e-3 * 0.55)
+    assert made["lr_scheduler"]["scheduler"].lr_lambdas[0](6) == pytest.approx(0.2)
+
+
+def test_memory_order_changes_no_value_and_compiling_no_name(monkeypatch):
+    settings = Pretrain(**ENTRY)
+    crops = torch.randint(-1024, 500, (2, 3, 16, 32, 32), dtype=torch.int16)
+    batch = {"crops": crops, "items": [0, 1], "names": ["a", "b"], "skipped": {}}
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **_: compiled.append(self))
+    losses, names = [], []
+    for machine in ({"channels_last": False}, {"channels_last": True}, {"compile": True}):
+        monkeypatch.setenv("CTFM_MACHINE", json.dumps(machine))
+        module = stage.Pretraining(settings, (3.0, 1.0, 1.0))
+        losses.append(float(module.training_step(batch, 0)["loss"].detach()))
+        names.append(list(module.state_dict()))
+        last = module.encoder.conv_init.weight.is_contiguous(memory_format=torch.channels_last_3d)
+        assert last is machine.get("channels_last", True) or module.encoder.conv_init.weight.shape[1] == 1
+        deep = module.encoder.layers[1].blocks[0].conv1.weight
+        assert deep.is_contiguous(memory_format=torch.channels_last_3d) is machine.get("channels_last", True)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4) and losses[2] == losses[1]
+    assert names[0] == names[1] == names[2] and compiled == [module.encoder]
+
+
+def test_a_compiled_encoder_keeps_the_names_of_its_tensors():
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    before = list(module.state_dict())
+    module.compile(backend="eager")
+    assert torch.isfinite(module(torch.ones(1, 2))).all() and list(module.state_dict()) == before
+
+
+def test_scans_that_are_compared_are_computed_at_once(index, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("CTFM_MACHINE", '{"loader_workers": 0, "micro_batch": 1}')
+    cross = job(epochs=1, method_options={"sampling": "cross"})
+    with pytest.raises(UserError, match=r"micro_batch computes 1 at a time"):
+        stage.pretrain(cross, volumes=index, out=tmp_path)
+    stage.pretrain(job(epochs=1, steps_per_epoch=1), volumes=index, out=tmp_path)
+    assert "BatchNorm sees 1 scans at once" in caplog.text
+
+
+def test_the_recipes_are_the_paper_s_and_the_published_one(root):
+    from ctfm import plugins
+
+    paper = spec.load(root / "config/config.yaml").pretrain["ctfm"]
+    published = spec.load(root / "config/config.yaml", root / "config/published.yaml").pretrain["ctfm"]
+    for recipe, patch, symmetric in ((paper, (24, 128, 128), True), (published, (32, 128, 128), False)):
+        assert recipe.patch == patch and recipe.crops_per_scan == 20 and recipe.global_batch == 16
+        assert (recipe.epochs, recipe.steps_per_epoch, recipe.warmup_epochs) == (500, 500, 10)
+        assert (recipe.learning_rate, recipe.weight_decay, recipe.optimizer) == (1e-4, 1e-6, "adamw")
+        assert recipe.method_options.get("symmetric", True) is symmetric
+        plugin = plugins.get("encoders", recipe.encoder)
+        with torch.device("meta"):
+            encoder = plugin.build(plugin.Settings(**recipe.encoder_options))
+        assert sum(p.numel() for p in encoder.parameters()) == 77_760_992 and len(encoder.state_dict()) == 161
 
 
 def test_a_loss_that_is_not_finite_names_the_series(index, tmp_path, monkeypatch):

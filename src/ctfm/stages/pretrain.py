@@ -39,7 +39,7 @@ def pretrain(
         modules = (f"ssl.{settings.method}", f"encoders.{settings.encoder}")
         about = {"digest": scans.digest, "scans": len(scans.names), "spacing_mm": scans.spacing_mm}
         run = {**provenance.stamp(job, *modules), **facts, "fingerprint": fingerprint, "data": about}
-        files.write_json({**run, "skipped": {**skipped, **facts["skipped"]}}, out / "run.json")
+        files.write_json({**run, "skipped": {**facts["skipped"], **skipped}}, out / "run.json")
 
 
 def _skipped(scans: corpus.Corpus) -> dict[str, str]:
