@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -128,7 +128,7 @@ def main() -> None:
         scratch = Path(place)
         if chosen.once:
             seconds(chosen.once, chosen.dicom, scratch)
-            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+            print(int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024)
             return
         folder = chosen.dicom or scratch / "dicom"
         if not chosen.dicom:

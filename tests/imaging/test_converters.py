@@ -17,6 +17,7 @@ from ctfm.files import sha256
 from ctfm.imaging import converters, dicom
 from ctfm.imaging.volume import Volume, orient
 from tests.imaging import dicom_maker as maker
+from tests.imaging.test_frames import enhance
 
 ANY = Criteria(min_instances=1, thickness_mm=None)
 BALL = np.array([0.0, -6.0, 130.0])
@@ -196,6 +197,16 @@ def test_refusal_falls_back_to_our_own_with_a_note(tmp_path: Path, reason: str) 
     assert facts["converter"] == "own" and reason in facts["converter_note"]
     found = check(folder)
     assert found["status"] == "refused" and reason in found["detail"]
+
+
+@pytest.mark.parametrize("converter", ["own", "auto", "dicom2nifti"])
+def test_several_frames_in_a_file_are_never_left_to_dicom2nifti(tmp_path: Path, converter: str) -> None:
+    """It would forget the shared rescale: all values 1024 HU too high."""
+    folder = enhance(maker.write(tmp_path / "single", maker.body()), tmp_path / "many")
+    volume, facts = read(folder, converter)
+    assert facts["converter"] == "own" and (volume.array == maker.body()).all()
+    assert ("shared rescale" in facts["converter_note"]) == (converter == "dicom2nifti")
+    assert check(folder)["status"] == "refused"
 
 
 def test_small_unevenness_is_not_taken_for_even(tmp_path: Path) -> None:
