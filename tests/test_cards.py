@@ -35,7 +35,7 @@ def test_it_is_whole(kind, labels):
     assert head["license"] == "other" and ("segmentation" in head["tags"]) == bool(labels)
     for code in re.findall(r"```python\n(.*?)```", text, re.S):
         compile(code, "card", "exec")
-        assert len(code.splitlines()) == 3
+        assert len(code.split("\n\n")) == 2 and len([line for line in code.splitlines() if line]) == 3
 
 
 def test_only_what_lighter_zoo_knows_is_said_to_load_there():
@@ -54,3 +54,7 @@ def test_a_net_lists_its_outputs():
 def test_the_licence_is_that_of_the_weights():
     assert "from `x.pth` (SHA-256 abc)" in card(facts={"source": "x.pth", "sha256": "abc"})
     assert "Random weights are nobody's" in card(facts={"random": True})
+
+
+def test_what_was_only_assumed_is_said():
+    assert "Check it." in card(facts={"assumed": True}) and "Check it." not in card()

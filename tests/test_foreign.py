@@ -231,10 +231,16 @@ def test_the_preprocessing_beside_the_weights_is_taken(tmp_path, state):
     preprocess, facts = foreign.origin(foreign.read(tmp_path), Preprocess())
     assert preprocess == shape and facts["trained_on"] == "It saw much." and facts["source"] == tmp_path.name
     preprocess, facts = foreign.origin(foreign.read(tmp_path / "model.safetensors"), Preprocess())
-    assert preprocess == Preprocess() and "elsewhere" in facts["trained_on"]
+    assert preprocess == Preprocess() and "elsewhere" in facts["trained_on"] and facts["assumed"]
 
 
 def test_the_summary_is_one_line(state, wanted, tmp_path):
-    net = saved(tmp_path / "net.pt", named("encoder.", state) | {"up.0.w": torch.ones(1), "up.0.b": torch.ones(1)})
-    text = foreign.summary(match(net, wanted)[1])
-    assert text == "net.pt (state dict), prefix 'encoder.': 65 matched, 0 missing, 2 unexpected: up.* (2)"
+    rest = {"up.0.w": torch.ones(1), "up.0.b": torch.ones(1), "head.w": torch.ones(1)}
+    for start in ("", "model."):
+        path = saved(tmp_path / "net.pt", named(f"{start}encoder.", state) | named(start, rest))
+        text = foreign.summary(match(path, wanted)[1])
+        assert text == (
+            f"net.pt (state dict), prefix '{start}encoder.': 65 matched, 0 missing, 3 unexpected: up (2), head (1)"
+        )
+    text = foreign.summary(match(saved(tmp_path / "net.pt", state), wanted)[1])
+    assert text == "net.pt (state dict), prefix '': 65 matched, 0 missing, 0 unexpected"

@@ -102,3 +102,53 @@ def test_a_malformed_description_is_told(folder, key, value):
     write_json(about, folder / "preprocessing.json")
     with pytest.raises(UserError, match=r"preprocessing.json: malformed"):
         weights.load_encoder(folder)
+
+
+def test_whoever_may_read_the_config_may_read_the_weights(folder):
+    assert len({p.stat().st_mode for p in folder.iterdir()}) == 1
+
+
+@pytest.fixture
+def net():
+    plugin = plugins.get("encoders", "segresnet")
+    with seeds.seeded(0):
+        return plugin.segmenter(plugin.Settings(**OPTIONS), 3).state_dict()
+
+
+def save_net(folder, state, **changes):
+    labels = [{"name": "liver", "id": 5}, {"name": "aorta", "id": 52}]
+    known = {"name": "mine", "kind": "segresnet", "options": OPTIONS, "facts": {}, "preprocess": Preprocess()}
+    weights.save_segmenter(folder, **{**known, "labels": labels, "state": state, **changes})
+
+
+def test_a_net_is_saved_whole_or_not_at_all(tmp_path, net, state):
+    save_net(tmp_path / "net", net)
+    tensors = weights.read_tensors(tmp_path / "net/model.safetensors")
+    assert all(torch.equal(value, tensors[key]) for key, value in net.items()) and len(tensors) == len(net)
+    assert read_json(tmp_path / "net/config.json") == {
+        **OPTIONS,
+        **{"spatial_dims": 3, "in_channels": 1, "out_channels": 3, "dsdepth": 4},
+    }
+    about, preprocess = weights.read_about(tmp_path / "net")
+    assert [label["id"] for label in about["labels"]] == [5, 52] and preprocess == Preprocess()
+    for tensors, wrong in ((state, {}), (net, {"labels": [{"name": "liver", "id": 5}]})):
+        with pytest.raises(UserError, match="net 'mine': the weights don't fit"):
+            save_net(tmp_path / "never", tensors, **wrong)
+    assert not (tmp_path / "never").exists()
+
+
+def test_numbers_of_another_kind_are_told(folder, state):
+    counter = next(key for key, value in state.items() if not value.is_floating_point())
+    with pytest.raises(UserError, match=rf"1 wrong type: {counter} torch.float32 instead of torch.int64"):
+        weights.load_strict(weights.load_encoder(folder).module, {**state, counter: torch.tensor(1.0)}, "foreign")
+
+
+def test_what_is_expected_has_no_values(state):
+    wanted = weights.expected("segresnet", OPTIONS)
+    assert list(wanted) == list(state) and all(value.is_meta for value in wanted.values())
+    assert weights.differences(wanted, state) == {
+        "missing": [],
+        "unexpected": [],
+        "wrong shape": [],
+        "wrong type": [],
+    }

@@ -18,7 +18,7 @@ VERSIONS = {
     "select": 1,
     "plan": 1,
     "prepare": 2,
-    "datasets": 1,
+    "datasets": 2,
     "pretrain": 1,
     "probe": 1,
     "export": 1,

@@ -7,8 +7,10 @@ listed and left.
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,23 +131,23 @@ def match(
 
 
 def origin(source: Source, default: Preprocess) -> tuple[Preprocess, dict[str, Any]]:
-    """Return the preprocessing and provenance that lie beside the weights; the default where nothing does."""
+    """Return the preprocessing and provenance that lie beside the weights; without, the default."""
     facts = {"source": source.name, "sha256": files.sha256(source.path)}
     if source.config is None or not (source.path.parent / weights.PREPROCESSING).is_file():
-        return default, {"trained_on": ELSEWHERE, **facts}
+        return default, {"trained_on": ELSEWHERE, "assumed": True, **facts}
     about, preprocess = weights.read_about(source.path.parent)
     return preprocess, {"trained_on": ELSEWHERE, **about.get("facts", {}), **facts}
 
 
 def summary(report: Mapping[str, Any]) -> str:
-    """Return a report in one line: what was not used is counted by the start of its name."""
-    rest: dict[str, int] = {}
-    for key in report["unexpected"]:
-        rest[key.rsplit(".", 2)[0]] = rest.get(key.rsplit(".", 2)[0], 0) + 1
-    listed = ", ".join(f"{start}.* ({count})" for start, count in rest.items())
+    """Return a report in one line: what was not used is counted by the part of the network it belongs to."""
+    names = [*report["matched"], *report["unexpected"]]
+    shared = len(os.path.commonprefix(names).rpartition(".")[0])  # noqa: RUF071 - names are no paths
+    parts = Counter(name[shared:].lstrip(".").split(".")[0] for name in report["unexpected"])
+    listed = ", ".join(f"{part} ({count})" for part, count in parts.items())
     return (
         f"{report['source']} ({report['layout']}), prefix '{report['prefix']}': {len(report['matched'])} matched, "
-        f"{len(report['missing'])} missing, {len(report['unexpected'])} unexpected{': ' if rest else ''}{listed}"
+        f"{len(report['missing'])} missing, {len(report['unexpected'])} unexpected{': ' if parts else ''}{listed}"
     )
 
 

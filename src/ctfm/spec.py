@@ -57,7 +57,9 @@ def check(settings: Mapping[str, Any]) -> Config:
         _reference(f"pretrain.{name}.corpus", entry.corpus, cfg.corpora, "corpora")
         objective = _options("ssl", entry.method, entry.method_options, f"pretrain.{name}.method")
         if objective.get("sampling") == "intra" and entry.crops_per_scan < 2:
-            raise UserError(f"pretrain.{name}.crops_per_scan: 'sampling: intra' compares crops of a scan; take 2 or more")
+            raise UserError(
+                f"pretrain.{name}.crops_per_scan: 'sampling: intra' compares crops of a scan; take 2 or more"
+            )
         _options("encoders", entry.encoder, entry.encoder_options, f"pretrain.{name}.encoder")
     for name, encoder in cfg.encoders.items():
         if name in cfg.pretrain:

@@ -220,6 +220,7 @@ def _write(
         temporary.write_text(cards.card(about, plugins.get("encoders", about["kind"])))
     with atomic(folder / WEIGHTS) as temporary:
         save_file({key: _plain(value) for key, value in state.items()}, temporary)
+        temporary.chmod((folder / CONFIG).stat().st_mode)  # safetensors shuts others out, whatever the umask
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:

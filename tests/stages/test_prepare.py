@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pydicom
 import pytest
 
 from ctfm import files, tables
-from ctfm.config import Prepare
+from ctfm.config import Criteria, Prepare
 from ctfm.errors import UserError
 from ctfm.imaging import convert, store
 from ctfm.imaging.dicom import read_series
@@ -23,7 +24,13 @@ from ctfm.imaging.volume import orient
 from ctfm.stages import prepare as stage
 from tests.imaging import dicom_maker as maker
 
-JOB = {"stage": "prepare", "version": 1, "prepare": Prepare().model_dump(mode="json")}
+ANY = Criteria(min_instances=1, thickness_mm=None)
+JOB = {
+    "stage": "prepare",
+    "version": 1,
+    "prepare": Prepare().model_dump(mode="json"),
+    "criteria": ANY.model_dump(mode="json"),
+}
 GOOD = ("1.2.10", "1.2.11", "1.2.12")
 SHAPE = (20, 32, 40)
 
@@ -62,14 +69,17 @@ def series_table(folder: Path, shards: dict[str, int]) -> Path:
     return folder / "series.parquet"
 
 
-def run(out: str = "volumes", shard: int = 0, **changes: object) -> pd.DataFrame:
-    job = JOB | {"prepare": JOB["prepare"] | changes}
+def run(out: str = "volumes", shard: int = 0, criteria: Criteria = ANY, **changes: object) -> pd.DataFrame:
+    job = JOB | {"prepare": JOB["prepare"] | changes, "criteria": criteria.model_dump(mode="json")}
     stage.prepare(Path("series.parquet"), shard, Path(out), spec=json.dumps(job))
     return tables.read("volumes", Path(out) / f"shard={shard:05d}" / "index.parquet").set_index("SeriesInstanceUID")
 
 
-def index(out: str = "volumes") -> pd.DataFrame:
-    stage.index(sorted(Path(out).glob("shard=*/index.parquet")), Path(out), spec=json.dumps(JOB))
+def index(out: str = "volumes", shards: int | None = None, job: dict = JOB) -> pd.DataFrame:
+    chosen = tables.of("funnel", [{"step": "chosen", "series": 5, "studies": 1, "patients": 5}])
+    tables.write(chosen, "funnel", "funnel.parquet")
+    found = len(list(Path(out).glob("shard=*/index.parquet")))
+    stage.index(shards or found, Path(out), Path("funnel.parquet"), spec=json.dumps(job))
     return tables.read("volumes", Path(out) / "index.parquet")
 
 
@@ -241,7 +251,7 @@ def test_killed_shard_goes_on_and_ends_the_same(here: Path, where: str, calls: i
 
 
 def test_empty_shard_writes_an_empty_table(here: Path) -> None:
-    assert run(shard=7).empty
+    assert run(shard=1).empty
     run()
     assert len(index()) == 5
 
@@ -274,18 +284,59 @@ def test_quality_page_holds_everything_in_itself(here: Path) -> None:
 
 def test_index_refuses_what_is_no_corpus(here: Path) -> None:
     run()
-    table = Path("volumes/shard=00000/index.parquet")
-    with pytest.raises(UserError, match=r"1\.2\.1\d is in two tables"):
-        stage.index([table, table], Path("volumes"), spec=json.dumps(JOB))
-    other = JOB | {"prepare": JOB["prepare"] | {"min_slices": 3}}
     with pytest.raises(UserError, match="other settings"):
-        stage.index([table], Path("volumes"), spec=json.dumps(other))
+        index(job=JOB | {"prepare": JOB["prepare"] | {"min_slices": 3}})
     with pytest.raises(UserError, match="no such file"):
-        stage.index([Path("absent.parquet")], Path("volumes"), spec=json.dumps(JOB))
+        index(shards=2)
+    series_table(here, {GOOD[0]: 1})
+    run(shard=1)
+    with pytest.raises(UserError, match=r"1\.2\.10 is in two tables"):
+        index()
+    shutil.rmtree("volumes/shard=00001")
     series_table(here, {"1.2.20": 0, "1.2.30": 0})
     run()
     with pytest.raises(UserError, match=r"none of 2 series is usable; reasons: .*localizer \(1\)"):
         index()
+
+
+def test_headers_decide_by_the_criteria_and_the_funnel_goes_on(here: Path) -> None:
+    thin = Criteria(min_instances=1, thickness_mm=(2.0, 5.0))
+    first = run("a", criteria=thin)
+    assert first["reason"][list(GOOD)].tolist() == ["thickness_below"] * 3
+    assert "min_SliceThickness >= 2" in first["detail"][GOOD[0]]
+    run()
+    index()
+    funnel = tables.read("funnel", "volumes/funnel.parquet").set_index("step")["series"]
+    assert funnel.to_dict() == {
+        "chosen": 5,
+        "downloaded whole": 4,
+        "headers: readable": 4,
+        "headers: CT images": 4,
+        "headers: num_instances >= 1": 4,
+        "headers: one position for every instance": 4,
+        "headers: no localizer": 3,
+        "a volume: geometry and HU are sound": 3,
+    }
+
+
+def test_stricter_criteria_refuse_finished_volumes_without_reading_dicom(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run()
+    monkeypatch.setattr(stage.intake.download, "fetch", lambda *_: pytest.fail("fetched again"))
+    series_table(here, dict.fromkeys(GOOD, 0))
+    table = run(criteria=Criteria(min_instances=21, thickness_mm=None))
+    assert table["reason"].tolist() == ["too_few_slices"] * 3
+    assert not list(Path("volumes").rglob("*.b2nd"))
+
+
+def test_a_sample_is_read_by_the_other_converter_too(here: Path) -> None:
+    run(cross_check=2)
+    checks = tables.read("cross_checks", "volumes/shard=00000/cross_checks.parquet")
+    assert set(checks["status"]) == {"agrees"} and 1 <= len(checks) <= 2
+    assert checks["voxels"].tolist() == [int(np.prod(SHAPE))] * len(checks)
+    run("none", cross_check=0)
+    assert tables.read("cross_checks", "none/shard=00000/cross_checks.parquet").empty
 
 
 def test_real_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared_data: Path) -> None:

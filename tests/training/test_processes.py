@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import torch
 
 from ctfm.training import checkpoints, optim, seeds
 from tests.conftest import ROOT
+from tests.training import corpora
 
 CODE = """
 import os, signal, sys
@@ -43,14 +45,70 @@ assert facts["samples"] == 32
 """
 
 
-def run(folder, count, stop=-1) -> int:
-    script = folder.parent / "line.py"
-    script.write_text(CODE)
+# Pre-training as it is, in double precision. torch's SyncBatchNorm refuses a CPU; this one does the same there.
+REAL = """
+import json, os, sys
+from pathlib import Path
+import torch
+from torch.distributed.nn.functional import all_reduce
+from ctfm.config import Pretrain
+from ctfm.stages import pretrain
+from ctfm.training import corpus, loop
+folder, count, entry = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
+torch.set_num_threads(1)
+loop.devices, loop.precision = lambda: count, lambda: "64-true"
+os.environ["CTFM_MACHINE"] = '{"loader_workers": 0, "tensorboard": false}'
+views = pretrain.Pretraining.views
+pretrain.Pretraining.views = lambda self, batch: views(self, batch).double()
+
+def forward(self, x):
+    axes = [0, *range(2, x.ndim)]
+    shape = [1, -1] + [1] * (x.ndim - 2)
+    number = all_reduce(torch.tensor(float(x.numel() // x.shape[1])))
+    mean = all_reduce(x.sum(axes)) / number
+    centred = x - mean.reshape(shape)
+    variance = all_reduce(centred.square().sum(axes)) / number
+    with torch.no_grad():
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * number / (number - 1), self.momentum)
+    scaled = centred / (variance.reshape(shape) + self.eps).sqrt()
+    return scaled * self.weight.reshape(shape) + self.bias.reshape(shape)
+
+torch.nn.SyncBatchNorm.forward = forward
+for sampling in ("intra", "cross"):
+    for broken in (False, True):
+        settings = Pretrain(**entry, method_options={"sampling": sampling})
+        scans = corpus.read(Path(sys.argv[4]))
+        if broken:
+            scans.files[2] = Path("gone")
+        name = f"{sampling}-{broken}"
+        facts = pretrain._fit(settings, scans, folder / name, name)
+        assert list(facts["skipped"]) == (["1.2"] if broken else []), facts["skipped"]
+"""
+ENTRY = {
+    "corpus": "c",
+    "encoder_options": {"init_filters": 4, "blocks_down": [1, 1, 1, 1, 1]},
+    "epochs": 1,
+    "steps_per_epoch": 3,
+    "global_batch": 4,
+    "crops_per_scan": 2,
+    "patch": [8, 16, 16],
+    "warmup_epochs": 0,
+}
+
+
+def script(folder, code, *arguments) -> int:
+    path = folder / "script.py"
+    path.write_text(code)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, str(script), str(folder), str(count), str(stop)]
+    command = [sys.executable, str(path), *map(str, arguments)]
     ended = subprocess.run(command, capture_output=True, env=environment, timeout=180)
     assert ended.returncode in (0, 128 + signal.SIGTERM), ended.stderr.decode()[-2000:]
     return ended.returncode
+
+
+def run(folder, count, stop=-1) -> int:
+    return script(folder.parent, CODE, folder, count, stop)
 
 
 def result(folder):
@@ -83,3 +141,22 @@ def test_two_processes_stop_together_and_end_where_one_does(tmp_path):
     (losses, weight), (losses_two, weight_two) = plain(), result(tmp_path / "two")
     assert losses_two == pytest.approx(losses, rel=1e-6)
     assert torch.allclose(weight_two, weight, atol=1e-6)
+
+
+def test_pretraining_in_two_processes_is_pretraining_in_one(tmp_path):
+    """The scans of a step are shared out; losses, gradients, weights and statistics are those of the whole step."""
+    index = corpora.write(tmp_path / "volumes", count=5)
+    for count in (1, 2):
+        assert script(tmp_path, REAL, tmp_path / str(count), count, json.dumps(ENTRY), index) == 0
+    for name in ("intra-False", "intra-True", "cross-False", "cross-True"):
+        tables, states = [], []
+        for count in (1, 2):
+            with (tmp_path / str(count) / name / "metrics.csv").open() as stream:
+                tables.append(next(csv.DictReader(stream)))
+            states.append(checkpoints.read(tmp_path / str(count) / name / "checkpoints/last.ckpt")["state_dict"])
+        assert tables[0]["skipped"] == tables[1]["skipped"] and (tables[0]["skipped"] != "0") is name.endswith("True")
+        for column in ("loss", "grad_norm", "alignment"):
+            assert float(tables[1][column]) == pytest.approx(float(tables[0][column]), rel=1e-9), (name, column)
+        assert list(states[0]) == list(states[1])
+        for key, value in states[0].items():
+            assert torch.allclose(value, states[1][key], rtol=1e-6, atol=1e-9), (name, key)

@@ -10,6 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from ctfm.config import VERSIONS
 from ctfm.errors import Quarantine
 from ctfm.files import digest
 from ctfm.imaging import labels, store
@@ -43,7 +44,7 @@ def keep(
     Raises:
         Quarantine: the case can't be used; the reason says why.
     """
-    key = _key([name, dict(table), list(spacing_mm)], image, masks)
+    key = _key([VERSIONS["datasets"], name, dict(table), list(spacing_mm)], image, masks)
     if (row := _stored(name, key, folder)) is not None:
         return row
     scan = read_scan(image)

@@ -15,12 +15,16 @@ from ctfm.imaging import criteria, dicom, pictures, store
 SAMPLE = 6
 SHOWN = 12  # refused series with picture, per reason
 COLLECTIONS_DRAWN = 20
-MEANINGS = dicom.CODES | criteria.CODES | {
-    "download_missing": "nothing could be downloaded",
-    "download_incomplete": "less came than the index says",
-    "download_refused": "its bucket is closed or absent",
-    "error": "a fault that no other reason describes",
-}
+MEANINGS = (
+    dicom.CODES
+    | criteria.CODES
+    | {
+        "download_missing": "nothing could be downloaded",
+        "download_incomplete": "less came than the index says",
+        "download_refused": "its bucket is closed or absent",
+        "error": "a fault that no other reason describes",
+    }
+)
 
 
 def page(table: pd.DataFrame, folder: Path, funnel: pd.DataFrame, checks: pd.DataFrame) -> str:

@@ -69,7 +69,11 @@ def corpora(root: Path) -> list[dict[str, Any]]:
     """Return for each corpus its funnel, collections, licences, plan, and what became of its series."""
     names = {path.parent.name for path in [*root.glob("select/*/*.parquet"), *root.glob("volumes/*/index.parquet")]}
     return [
-        {"name": name, **_selection(root / "select" / name, root / "volumes" / name), **_volumes(root / "volumes" / name)}
+        {
+            "name": name,
+            **_selection(root / "select" / name, root / "volumes" / name),
+            **_volumes(root / "volumes" / name),
+        }
         for name in sorted(names)
     ]
 
