@@ -28,6 +28,8 @@ rule export_encoder:
 
 rule import_encoder:
     """Write a random or foreign encoder in the same layout as our own."""
+    input:
+        foreign=foreign_weights,
     output:
         weights=f"{O}/encoders/{{encoder}}/model.safetensors",
         config=f"{O}/encoders/{{encoder}}/config.json",

@@ -102,6 +102,12 @@ def chosen_checkpoint(wildcards):
     return [f"{O}/probe/{wildcards.encoder}/selected.json"] if cfg.probe else []
 
 
+def foreign_weights(wildcards):
+    """The file or folder that an encoder's weights come from, unless they are random."""
+    weights = cfg.encoders[wildcards.encoder].weights
+    return [weights] if weights else []
+
+
 def adaptations(task):
     """The (encoder, shots, seed) runs of a task, as file stems."""
     entry = cfg.tasks[task]
