@@ -1,6 +1,6 @@
 -- Choice of CT series from a table with the columns of idc-index (DuckDB).
 --
--- One row comes out for every series; `dropped_at` is the number of the step that drops it (src/ctfm/idc/options.py), 99
+-- One row comes out for every series of the modality; `dropped_at` is the number of the step that drops it (src/ctfm/idc/options.py), 99
 -- when none does. The program makes the view `source` (columns that an index may lack are null there) and gives the
 -- $parameters. A null parameter switches its step off. What the index can't tell is kept: the headers decide it when
 -- the series is read.
@@ -32,6 +32,7 @@ WITH told AS (
       ELSE regexp_matches(lower(SeriesDescription), 'scout|locali[sz]er|topogram|surview|scanogram|scano')
     END AS told_localizer
   FROM source
+  WHERE $modality IS NULL OR Modality = $modality
 ),
 -- Known headers replace what was told.
 known AS (
@@ -51,7 +52,6 @@ judged AS (
   SELECT
     *,
     CASE
-      WHEN $modality IS NOT NULL AND Modality IS DISTINCT FROM $modality THEN 1
       WHEN $collections IS NOT NULL
         AND coalesce(collection_id, '') NOT IN (SELECT unnest($collections::VARCHAR[])) THEN 2
       WHEN $exclude_collections IS NOT NULL

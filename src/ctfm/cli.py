@@ -17,6 +17,7 @@ from ctfm.errors import UserError, nearest
 # command: (module.function, one line for --help)
 COMMANDS = {
     "phantom": ("stages.phantom.phantom", "Write synthetic CT: a DICOM corpus and labelled data sets."),
+    "fetch-index": ("stages.select.fetch_index", "Fetch the index tables of the IDC releases that a corpus names."),
     "select": ("stages.select.select", "Choose CT series from the IDC index."),
     "plan": ("stages.select.plan", "Say what a selection will cost before anything is fetched."),
     "prepare": ("stages.prepare.prepare", "Download, check, convert and resample the series of one shard."),

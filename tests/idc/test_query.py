@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import sys
@@ -17,6 +16,7 @@ import pytest
 from ctfm.config import Corpus
 from ctfm.errors import UserError
 from ctfm.idc import query
+from tests.idc.index_maker import GOOD, write_index
 
 Index = Callable[..., str]
 
@@ -24,37 +24,11 @@ Index = Callable[..., str]
 @pytest.fixture
 def index(tmp_path: Path) -> Index:
     """Return a function that writes an index of rows; what a row does not say is that of a good series."""
-
-    def write(*rows: dict[str, Any], drop: tuple[str, ...] = (), **columns: Any) -> str:
-        table = pd.DataFrame([row(**{"SeriesInstanceUID": f"1.{n}", **r}) for n, r in enumerate(rows, start=1)])
-        table = table.assign(**columns).drop(columns=list(drop))
-        table.to_parquet(tmp_path / "index.parquet")
-        return str(tmp_path / "index.parquet")
-
-    return write
-
-
-def row(**changes: Any) -> dict[str, Any]:
-    uid = changes["SeriesInstanceUID"]
-    good = {
-        "collection_id": "lidc_idri",
-        "PatientID": f"patient-{uid}",
-        "StudyInstanceUID": f"2.{uid}",
-        "Modality": "CT",
-        "SeriesDescription": None,
-        "instanceCount": 100,
-        "license_short_name": "CC BY 4.0",
-        "series_size_MB": 52.5,
-        "series_aws_url": f"s3://idc-open-data/{uid}/*",
-    }
-    return {**good, **changes}
+    return lambda *rows, **options: write_index(tmp_path / "index.parquet", *rows, **options)
 
 
 def chosen(index: str, **settings: Any) -> list[str]:
     return sorted(query.select(Corpus(index=index, **settings)).series["SeriesInstanceUID"])
-
-
-GOOD: dict[str, Any] = {}
 
 
 @pytest.mark.parametrize(
@@ -163,7 +137,7 @@ def test_row_holds_what_the_index_says(index: Index) -> None:
         "SeriesInstanceUID": "1.1",
         "StudyInstanceUID": "2.1.1",
         "PatientID": "patient-1.1",
-        "collection_id": "lidc_idri",
+        "collection_id": "4d_lung",
         "num_instances": 100,
         "slice_thickness_min": 2.5,
         "slice_thickness_max": 2.5,
@@ -232,10 +206,9 @@ def test_same_inputs_give_the_same_facts(index: Index) -> None:
     file = index(*[GOOD] * 5)
     first, again = (query.select(Corpus(index=file), seed=3).facts for _ in range(2))
     assert first == again
-    assert first["index"] == {
+    assert first["tables"]["listing"] == {
         "file": "index.parquet",
         "sha256": hashlib.sha256(Path(file).read_bytes()).hexdigest(),
-        "idc-index-data": None,
     }
     assert str(Path(file).parent) not in json.dumps(first)
     other = query.select(Corpus(index=index(*[GOOD] * 6)), seed=3).facts
@@ -285,17 +258,11 @@ def test_wrong_or_absent_file(tmp_path: Path) -> None:
         query.select(Corpus(index="nowhere.parquet"))
 
 
-def test_absent_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install idc-index-data"):
-        query.installed_index()
-
-
 def test_real_index_gives_known_counts() -> None:
     """Check against counts of release 25.0.5 that were made with other queries; other releases hold more."""
-    chosen = query.select(Corpus())
+    chosen = query.select(Corpus(releases=None))
     funnel = chosen.funnel.set_index("step")
-    if chosen.facts["index"]["idc-index-data"] == "25.0.5":
+    if chosen.facts["tables"]["listing"]["version"] == "25.0.5":
         assert funnel.loc["all series", "series"] == 1_044_191
         assert funnel.loc["at least 51 instances"].tolist() == [178_517, 91_397, 38_792]
         assert funnel.iloc[-1].tolist() == [176_283, 91_083, 38_749]

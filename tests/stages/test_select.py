@@ -16,10 +16,11 @@ from typer.testing import CliRunner, Result
 
 from ctfm import tables
 from ctfm.errors import UserError
-from ctfm.idc import cost, measure, query
+from ctfm.idc import cost, measure, query, releases
 from ctfm.stages import select as stage
+from tests.idc.index_maker import install, listed, newest, pin, wheel, write_index
 
-TABLES = ("series.parquet", "funnel.parquet", "collections.parquet", "selection.json")
+FILES = (*(f"{name}.parquet" for name in query.TABLES), "attribution.md", "selection.json")
 
 CONFIG = """
 corpora: {{mine: {{index: index.parquet, {}}}}}
@@ -56,7 +57,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(command: str, *arguments: str) -> Result:
     app = typer.Typer()
-    app.command()(getattr(stage, command))
+    app.command()(getattr(stage, command.replace("-", "_")))
     return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
 
 
@@ -66,7 +67,7 @@ def select(out: str = "out") -> None:
 
 def test_writes_tables_and_facts(here: Path) -> None:
     select()
-    assert sorted(p.name for p in (here / "out").iterdir()) == sorted(TABLES)
+    assert sorted(p.name for p in (here / "out").iterdir()) == sorted(FILES)
     series = tables.read("series", "out/series.parquet")
     assert series["SeriesInstanceUID"].tolist() == [f"1.{n}" for n in range(6)]
     assert series["series_aws_url"].iloc[0] == "file:dicom/1.0/*"
@@ -81,17 +82,56 @@ def test_writes_tables_and_facts(here: Path) -> None:
 def test_same_inputs_give_the_same_bytes(here: Path) -> None:
     select("a")
     select("b")
-    for name in TABLES:
+    for name in FILES:
         assert (here / "a" / name).read_bytes() == (here / "b" / name).read_bytes()
 
 
-def test_needs_no_configuration(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without any the paper's criteria hold, on the index that is installed (here: a small one)."""
-    monkeypatch.setattr(query, "installed_index", lambda: here / "index.parquet")
+@pytest.fixture
+def idc(here: Path, monkeypatch: pytest.MonkeyPatch) -> releases.Pin:
+    """Let a small idc-index-data be installed, and pip find the wheel of the one before; return what it holds."""
+    install(monkeypatch, here / "package", [newest("1.1"), newest("1.2", series_revised_idc_version=15)])
+    write_index(here / "old.parquet", listed("1.1"), listed("1.2"))
+    wheel(here / "wheels", "18.2.0", {"idc_index.parquet": here / "old.parquet"})
+    for key, value in {"CTFM_MACHINE": '{"cache": "cache"}', "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "wheels"}.items():
+        monkeypatch.setenv(key, value)
+    return pin(monkeypatch, here / "old.parquet")
+
+
+def test_needs_no_configuration(here: Path, idc: releases.Pin) -> None:
+    """Without any the paper's criteria hold, on the paper's releases, of which one is fetched."""
     assert run("select", "--out", "out").exit_code == 0
     facts = json.loads((here / "out/selection.json").read_text())
-    assert (facts["settings"]["min_instances"], facts["settings"]["thickness_mm"]) == (51, [1.0, 5.0])
+    assert (facts["settings"]["min_instances"], facts["settings"]["releases"]) == (51, [14, 18])
+    assert facts["tables"]["listing"] == {
+        "file": "idc_index.parquet",
+        "package": "idc-index-data",
+        "version": "18.2.0",
+        "sha256": idc.sha256,
+    }
+    assert tables.read("series", "out/series.parquet")["SeriesInstanceUID"].tolist() == ["1.1"]
     assert run("plan", "--series", "out/series.parquet").exit_code == 0
+
+
+def test_fetch_index_is_done_once_and_tells_what_is_there(
+    here: Path, idc: releases.Pin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("fetch-index", "--out", "first.json").exit_code == 0
+    monkeypatch.setenv("PIP_FIND_LINKS", "nowhere")
+    assert run("fetch-index", "--out", "again.json").exit_code == 0
+    assert Path("first.json").read_bytes() == Path("again.json").read_bytes()
+    found = json.loads(Path("first.json").read_text())["tables"]
+    assert {role: table["version"] for role, table in found.items()} == {
+        "listing": "18.2.0",
+        "newest": "25.0.5",
+        "prior": "25.0.5",
+    }
+    assert found["listing"]["sha256"] == idc.sha256
+    assert str(here) not in Path("first.json").read_text()
+
+
+def test_fetch_index_has_nothing_to_do_for_an_own_index(here: Path) -> None:
+    assert run("fetch-index", "--config", "mine.yaml", "--corpus", "mine", "--out", "found.json").exit_code == 0
+    assert json.loads(Path("found.json").read_text()) == {"tables": {}}
 
 
 def test_corpus_must_be_named_with_a_configuration(here: Path) -> None:

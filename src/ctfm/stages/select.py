@@ -11,10 +11,10 @@ import typer
 from ctfm import spec as specs
 from ctfm import tables
 from ctfm.cli import ConfigOption, SpecOption, job_spec
-from ctfm.config import Config, Corpus, Prepare
+from ctfm.config import Config, Corpus, Prepare, Select
 from ctfm.errors import UserError
 from ctfm.files import need_file, write_json
-from ctfm.idc import cost, measure, query
+from ctfm.idc import cost, measure, query, releases, source
 
 log = logging.getLogger(__name__)
 
@@ -22,24 +22,41 @@ CorpusOption = Annotated[str | None, typer.Option(help="Entry of `corpora` (with
 
 
 def select(
-    out: Annotated[Path, typer.Option(help="Folder of series.parquet, funnel.parquet, collections.parquet.")],
+    out: Annotated[Path, typer.Option(help="Folder of series.parquet, funnel.parquet, attribution.md and more.")],
     spec: SpecOption = None,
     config: ConfigOption = None,
     corpus: CorpusOption = None,
 ) -> None:
-    """Write the tables of chosen series, of what each step left, and of collections; and selection.json.
+    """Write the chosen series, what each step left, collections, licences, overlap, attribution.md, selection.json.
 
-    Without --spec and --config the paper's criteria are applied to the installed index.
+    Without --spec and --config the paper's criteria are applied to the releases that the paper used.
     """
     job = _job("select", spec, config, corpus)
-    settings, seed = Corpus(**job["corpus"]), job["seed"]
-    chosen = query.select(settings, seed, where=f"corpora.{job['name']}")
-    tables.write(chosen.series, "series", out / "series.parquet")
-    tables.write(chosen.funnel, "funnel", out / "funnel.parquet")
-    tables.write(chosen.collections, "collections", out / "collections.parquet")
-    write_json(chosen.facts, out / "selection.json")
+    settings, engine, where = Corpus(**job["corpus"]), Select(**job["select"]), f"corpora.{job['name']}"
+    chosen = query.select(settings, job["seed"], where, engine)
+    chosen.write(out)
     for row in chosen.funnel.itertuples():
         log.info("%9d series %8d patients  %s", row.series, row.patients, row.step)
+
+
+def fetch_index(
+    out: Annotated[Path | None, typer.Option(help="JSON file that tells which tables there are.")] = None,
+    spec: SpecOption = None,
+    config: ConfigOption = None,
+    corpus: CorpusOption = None,
+) -> None:
+    """Bring the index tables that a corpus needs into the cache; those that are there are only checked."""
+    job = _job("select", spec, config, corpus)
+    found = source.tables(Corpus(**job["corpus"]), Select(**job["select"]), f"corpora.{job['name']}")
+    facts = {role: table.facts() for role, table in found.items()}
+    for role, fact in facts.items():
+        log.info(
+            "%-8s %s of %s %s", role, fact["file"], fact.get("package", "the folder"), fact.get("version", "named")
+        )
+    if not facts:
+        log.info("corpora.%s needs no table of %s", job["name"], releases.PACKAGE)
+    if out:
+        write_json({"tables": facts}, out)
 
 
 def plan(
