@@ -8,7 +8,6 @@ import os
 import platform
 import warnings
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import lightning
@@ -21,29 +20,14 @@ from ctfm.training import checkpoints
 from ctfm.training.checkpoints import Progress
 from ctfm.training.feed import Feed
 from ctfm.training.keeper import Keeper, write_history
-from ctfm.training.plan import Plan, Validate, Watch
+from ctfm.training.plan import Plan
 
 log = logging.getLogger(__name__)
 
 Loader = Callable[[int], Iterable[Any]]
 
 
-def fit(
-    module: lightning.LightningModule,
-    loader: Loader,
-    *,
-    steps: int,
-    steps_per_epoch: int,
-    folder: Path,
-    fingerprint: str,
-    checkpoint_every: int | None,
-    validate: Validate | None = None,
-    validate_every: int = 1,
-    best: str | None = None,
-    accumulate: int = 1,
-    clip_norm: float | None = None,
-    watch: Watch | None = None,
-) -> dict[str, Any]:
+def fit(module: lightning.LightningModule, loader: Loader, **options: Any) -> dict[str, Any]:
     """Train, or go on where an earlier start of the same run stopped; a finished run returns at once.
 
     ``module.training_step`` returns a dict with ``loss`` and, if wanted, further scalars to record. What it draws at
@@ -55,7 +39,7 @@ def fit(
     is a dict; its ``names`` (list of series or cases) are counted, and named in errors; ``skipped`` (name: reason) are
     those that should be in it and can't.
 
-    The other arguments are explained at ``Plan``.
+    ``options`` are those of ``Plan``.
 
     Returns:
         Facts for run.json: steps, samples, skipped, seconds, gpu_hours, hardware, resumed_from, last, best.
@@ -64,20 +48,7 @@ def fit(
         UserError: the loss or the gradient is not finite; the message names the scans or cases of the batch.
         SystemExit: SIGTERM came; the state is saved.
     """
-    plan = Plan(
-        steps=steps,
-        steps_per_epoch=steps_per_epoch,
-        folder=folder,
-        fingerprint=fingerprint,
-        checkpoint_every=checkpoint_every,
-        validate=validate,
-        validate_every=validate_every,
-        best=best,
-        accumulate=accumulate,
-        clip_norm=clip_norm,
-        watch=watch,
-    )
-    return _run(module, loader, plan)
+    return _run(module, loader, Plan(**options))
 
 
 def devices() -> int:

@@ -36,10 +36,10 @@ class Plan:
     folder: Path
     fingerprint: str
     checkpoint_every: int | None
-    validate: Validate | None
-    validate_every: int
-    best: str | None
-    accumulate: int
+    validate: Validate | None = None
+    validate_every: int = 1
+    best: str | None = None
+    accumulate: int = 1
     clip_norm: float | None = None
     watch: Watch | None = None
 
