@@ -16,7 +16,7 @@ from pydicom.errors import InvalidDicomError
 from ctfm import logs
 from ctfm.errors import UserError
 from ctfm.files import need_file
-from ctfm.idc.query import NEEDED, OPTIONAL
+from ctfm.idc.source import NEEDED, OPTIONAL
 
 log = logging.getLogger(__name__)
 
