@@ -71,15 +71,15 @@ def read(folder: Path, settings: Prepare, criteria: Criteria) -> tuple[Volume, d
         Quarantine: see ``dicom.CODES``; the same whichever converter is asked for.
     """
     survey = dicom.survey(folder, settings, criteria)
+    ours = dicom.pixels(survey)  # always first: it decodes damaged pixels in safety and knows every fault
     if settings.converter == "own" or (settings.converter == "auto" and survey.regular):
-        return _told(dicom.pixels(survey), survey, "own", "")
+        return _told(ours, survey, "own", "")
     try:
         theirs = _dicom2nifti(folder, survey)
     except Refused as reason:
-        return _told(dicom.pixels(survey), survey, "own", f"dicom2nifti refuses: {reason}")
+        return _told(ours, survey, "own", f"dicom2nifti refuses: {reason}")
     if settings.converter == "dicom2nifti":
         return _told(theirs, survey, "dicom2nifti", "")
-    ours = dicom.pixels(survey)
     better, note = _nearer(ours, theirs, dicom.series_files(folder))
     return _told(theirs if better == "dicom2nifti" else ours, survey, better, note)
 
