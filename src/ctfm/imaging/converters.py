@@ -1,11 +1,11 @@
 """Two readers of one DICOM series: our own and dicom2nifti; which of them makes the volume, and whether they agree.
 
 On regular series both give the same voxels (``cross_check`` proves it on a sample of every shard); our own is the
-faster one. On tilted and uneven series they differ: dicom2nifti resamples to a grid whose planes lie between
-the slices, which blurs along the patient, and turns outermost slices into air; our own keeps the planes of a tilted
-series and interpolates within them only, but takes the median distance of an uneven series, which is coarse where
-most slices are thick. So ``auto`` asks the files: both volumes are compared with the slices' own pixels, read by a
-third program (SimpleITK) and placed by the standard's formula, and the volume nearer to them is kept.
+faster one. On tilted and uneven series neither is better everywhere (docs/benchmarks.md has numbers). dicom2nifti
+resamples a tilted series to planes between its slices, which blurs along the patient, and often turns the outermost
+planes into air; our own interpolates within the slices only. On uneven distances dicom2nifti keeps about the finest
+one, our own the median. So ``auto`` asks the files: both volumes are compared with the slices' own pixels, read by
+a third program (SimpleITK) and placed by the standard's formula, and the volume nearer to them is kept.
 
 Never left to dicom2nifti: several frames in one file (it ignores a rescale that all frames share, and mirrors
 frames in descending order), and what would need more than ``ROOM`` bytes, for it works on 64-bit numbers.
