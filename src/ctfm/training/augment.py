@@ -66,7 +66,7 @@ def draw(count: int, settings: Augment, generator: torch.Generator) -> Draw:
         shape = (count,) + (1,) * (value.ndim - 1)
         return torch.where(chosen.reshape(shape), value, torch.as_tensor(neutral, device=value.device))
 
-    s, ramp = settings, torch.linspace(0, 1, settings.histogram_points, device=generator.device)
+    s, ramp = settings, _ramp(settings, generator.device)
     flips = uniform(0, 1, 3) < torch.tensor(s.flip_p, device=generator.device)
     turned = torch.cat([uniform(-s.rotate_rad, s.rotate_rad, 3), uniform(1 - s.scale, 1 + s.scale, 3)], 1)
     turned = sometimes(s.affine_p, turned, torch.tensor([0.0, 0, 0, 1, 1, 1]))
@@ -105,7 +105,7 @@ def apply(images: Tensor, drawn: Draw, settings: Augment, spacing_mm: Millimetre
 def _apply(images: Tensor, drawn: Draw, settings: Augment, spacing_mm: Millimetres) -> Tensor:
     if _moves(settings):
         images = warp(images, theta(drawn, images.shape[2:], spacing_mm), "bilinear")
-    if settings.histogram_p > 0:
+    if settings.histogram_p > 0 and (images.is_cuda or not torch.equal(drawn["points"][0], _ramp(settings))):
         images = histogram_shift(images, drawn["points"])
     if settings.smooth_p > 0 and (images.is_cuda or drawn["sigma"].any()):
         images = smooth(images, drawn["sigma"])
@@ -135,7 +135,10 @@ def warp(images: Tensor, maps: Tensor, mode: str) -> Tensor:
     """
     if mode == "bilinear" and not images.is_cuda and not (maps[:, :, :3] - maps[:, :, :3] * torch.eye(3)).any():
         along = [_stretch(n, maps[:, axis, axis], maps[:, axis, 3]) for axis, n in enumerate(images.shape[2:])]
-        return _separable(images, along)
+        used = [matrix.any(dim=(0, 1)).nonzero() for matrix in along]
+        parts = [slice(int(some.min()), int(some.max()) + 1) for some in used]  # the rest of the crop is not looked at
+        cut = [matrix[:, :, part] for matrix, part in zip(along, parts, strict=True)]
+        return _separable(images[:, :, parts[0], parts[1], parts[2]], cut)
     flipped = torch.cat([maps[:, :, :3].flip(1, 2), maps[:, :, 3:].flip(1)], dim=2)  # to torch's (x, y, z)
     grid = F.affine_grid(flipped, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode=mode, padding_mode="border", align_corners=False)
@@ -188,11 +191,12 @@ def smooth(images: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _separable(images: Tensor, along: list[Tensor]) -> Tensor:
-    """Multiply images (N, C, Z, Y, X) by a matrix (N, length, length) along each axis."""
-    count, channels, z, y, x = images.shape
-    out = along[0][:, None] @ images.reshape(count, channels, z, y * x)
-    out = along[1][:, None, None] @ out.reshape(images.shape)
-    return out @ along[2].transpose(1, 2)[:, None, None]
+    """Multiply images (N, C, Z, Y, X) by a matrix (N, new length, length) along each axis, x first."""
+    out = images @ along[2].transpose(1, 2)[:, None, None]
+    out = along[1][:, None, None] @ out
+    count, channels, z, y, x = out.shape
+    out = along[0][:, None] @ out.reshape(count, channels, z, y * x)
+    return out.reshape(count, channels, -1, y, x)
 
 
 def _stretch(length: int, scale: Tensor, shift: Tensor) -> Tensor:
@@ -210,6 +214,11 @@ def _kernel(length: int, sigma: Tensor) -> Tensor:
     t = math.sqrt(0.5) / sigma.clamp(min=1e-3)[:, None, None]
     weights = torch.erf(t * (distance + 0.5)) - torch.erf(t * (distance - 0.5))
     return weights / weights.sum(2, keepdim=True)
+
+
+def _ramp(settings: Augment, device: torch.device | str = "cpu") -> Tensor:
+    """Return the control points of a histogram that is not shifted."""
+    return torch.linspace(0, 1, settings.histogram_points, device=device)
 
 
 def _moves(settings: Augment) -> bool:
