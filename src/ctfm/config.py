@@ -125,8 +125,8 @@ class Prepare(Strict):
     antialias: bool = Field(False, description="smooth before a coarser spacing, which lowers noise and aliasing")
     converter: Literal["auto", "own", "dicom2nifti"] = Field(
         "auto",
-        description="auto: our own for regular series, dicom2nifti for tilted and uneven ones, our own where it "
-        "refuses; dicom2nifti: for everything",
+        description="auto: our own for regular series; for tilted and uneven ones our own or dicom2nifti, whichever "
+        "is nearer to the slices' own pixels; dicom2nifti: for everything, our own where it refuses",
     )
     cross_check: int = Field(1, ge=0, description="series of every shard that the other converter reads too")
 
