@@ -11,6 +11,7 @@ import pandas as pd
 from ctfm import resources
 from ctfm.config import Corpus, Criteria
 from ctfm.errors import UserError, nearest
+from ctfm.idc.source import Source
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +56,11 @@ def check_names(connection: duckdb.DuckDBPyConnection, corpus: Corpus, where: st
             log.warning("%s.series: %s is not in the index and is left out", where, uid)
 
 
-def check_narrower(corpus: Corpus, where: str) -> None:
-    """Check that criteria are at least as strict as the paper's, which stand in its query.
+def after_query(corpus: Corpus, where: str) -> Corpus:
+    """Return what is left to do of a corpus once the paper's query has applied its own criteria.
 
     Raises:
-        UserError: one is looser, so that it would have no effect.
+        UserError: a criterion is looser than the paper's, so that it would have no effect.
     """
     paper, mine = Criteria(), corpus.thickness_mm
     assert paper.thickness_mm
@@ -76,36 +77,32 @@ def check_narrower(corpus: Corpus, where: str) -> None:
                 f"{where}.{key}: the paper's query asks for {getattr(paper, key)}, and this is looser; leave it out, "
                 "or choose from the index (select.backend: duckdb, without dicom_all)"
             )
+    done: dict[str, Any] = {"modality": None, "exclude_localizers": False, "unique_positions": False}
+    if corpus.min_instances == paper.min_instances:
+        done["min_instances"] = 1
+    if mine == paper.thickness_mm:
+        done["thickness_mm"] = None
+    return corpus.model_copy(update=done)
 
 
-def steps(corpus: Corpus, columns: list[str], *, geometry: bool, judged: bool) -> list[Step]:
-    """Return the steps that are on, in the order of their numbers.
-
-    Args:
-        corpus: the settings.
-        columns: of the table that the series come from.
-        geometry: whether the geometry tables are used.
-        judged: whether the paper's query has judged them already.
-    """
+def steps(corpus: Corpus, origin: Source) -> list[Step]:
+    """Return the steps that are on, in the order of their numbers."""
     low, high = corpus.thickness_mm or (0.0, 0.0)
     named = ", ".join(key for key in NAMED if getattr(corpus, key))
-    sop_class = _sop_class(corpus, columns)
-    known = "" if judged else " where known"
+    sop_class, patients = _sop_class(corpus, origin.columns), corpus.patients_per_collection
+    unique = corpus.unique_positions and "unique_positions" in origin.columns
     table = {
         Step(1, f"modality {corpus.modality}", "modality"): corpus.modality,
         Step(2, "collections and series named", named): named,
-        Step(3, f"held by IDC release {corpus.releases and corpus.releases[0]}", "releases"): "held" in columns,
-        Step(4, f"at least {corpus.min_instances} instances", "min_instances"): True,
+        Step(3, f"held by IDC release {corpus.releases and corpus.releases[0]}", "releases"): "held" in origin.columns,
+        Step(4, f"at least {corpus.min_instances} instances", "min_instances"): corpus.min_instances > 1,
         Step(5, f"objects of class {sop_class}", "modality"): sop_class,
-        Step(6, "no localizers", "exclude_localizers"): corpus.exclude_localizers and not judged,
-        Step(7, f"slice thickness {low:g} to {high:g} mm{known}", "thickness_mm"): corpus.thickness_mm,
-        Step(8, "one position for every instance where known", "unique_positions"): corpus.unique_positions
-        and geometry,
+        Step(6, "no localizers", "exclude_localizers"): corpus.exclude_localizers,
+        Step(7, f"slice thickness {low:g} to {high:g} mm where known", "thickness_mm"): corpus.thickness_mm,
+        Step(8, "one position for every instance where known", "unique_positions"): unique,
         Step(9, "licences for commercial use", "licenses"): corpus.licenses == "commercial",
         Step(DOWNSTREAM, "no collections of downstream evaluations", "exclude_downstream"): corpus.exclude_downstream,
-        Step(
-            11, f"random {corpus.patients_per_collection} patients of each collection", "patients_per_collection"
-        ): corpus.patients_per_collection,
+        Step(11, f"random {patients} patients of each collection", "patients_per_collection"): patients,
         Step(12, f"random subset of {corpus.max_series}", "max_series"): corpus.max_series,
     }
     return [step for step, on in table.items() if on]

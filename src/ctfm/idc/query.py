@@ -70,15 +70,14 @@ def select(corpus: Corpus, seed: int = 0, where: str = "corpora", select: Select
             no series is left; the message names the step that emptied the selection and its setting.
     """
     select, seed = select or Select(), seed if corpus.seed is None else corpus.seed
-    if source.is_query(corpus, select):
-        options.check_narrower(corpus, where)
+    wanted = options.after_query(corpus, where) if source.is_query(corpus, select) else corpus
     with duckdb.connect() as connection:
         origin = source.open_source(connection, corpus, select, where)
         options.check_names(connection, corpus, where)
         query = resources.path("sql", SQL).read_text()
-        parameters = options.parameters(corpus, seed, origin.columns)
+        parameters = options.parameters(wanted, seed, origin.columns)
         connection.execute(f"CREATE TEMP TABLE series AS {query}", parameters).fetchall()
-        funnel = _funnel(connection, corpus, origin, where)
+        funnel = _funnel(connection, wanted, origin, where)
         overlap = attribution.overlap(connection)
         chosen = connection.execute(
             f"SELECT * EXCLUDE dropped_at FROM series WHERE dropped_at = {KEPT} "
@@ -107,10 +106,8 @@ def select(corpus: Corpus, seed: int = 0, where: str = "corpora", select: Select
 
 def _funnel(connection: duckdb.DuckDBPyConnection, corpus: Corpus, origin: Source, where: str) -> pd.DataFrame:
     """Count what each step leaves; what the paper's query counted comes first."""
-    judged = origin.query is not None
-    steps = options.steps(corpus, origin.columns, geometry=origin.geometry, judged=judged)
-    rows = list(origin.funnel)
-    for step in steps if judged else [Step(0, _name_of_all(corpus), "index"), *steps]:
+    rows, first = list(origin.funnel), [] if origin.funnel else [Step(0, _name_of_all(corpus), "index")]
+    for step in [*first, *options.steps(corpus, origin)]:
         rest = f"series WHERE dropped_at > {step.number}" if step.number else "source"
         count = connection.execute(f"SELECT {COUNTS} FROM {rest}").fetchall()[0]
         if count[0] == 0:

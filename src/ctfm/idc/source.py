@@ -31,10 +31,9 @@ NEEDED = (
     "series_size_MB",
     "series_aws_url",
 )
-OPTIONAL = (
-    "SliceThickness",
-    "sop_class_name",
-    "source_DOI",
+OPTIONAL = ("SliceThickness", "sop_class_name", "source_DOI")
+# What our own queries add.
+ADDED = (
     "held",  # by the release of the criteria
     "place_known",  # the newest release tells where the files are
     # What headers say; these hold, and nothing is guessed from descriptions, where `headers_known` is true.
@@ -57,11 +56,10 @@ class Source:
     """What the view ``source`` is made of."""
 
     name: str  # for messages
-    columns: list[str]  # of the table that it is made of
+    columns: list[str]  # that are not null throughout
     tables: dict[str, Table]
     sql: dict[str, str]  # digests of the queries, by file
     folder: Path | None = None  # that file: locations are relative to
-    geometry: bool = False
     funnel: list[dict[str, Any]] = field(default_factory=list)  # of the paper's query
     query: dict[str, Any] | None = None  # facts of the paper's query
 
@@ -95,7 +93,7 @@ def tables(corpus: Corpus, select: Select, where: str) -> dict[str, Table]:
 
 
 def open_source(connection: duckdb.DuckDBPyConnection, corpus: Corpus, select: Select, where: str) -> Source:
-    """Make the view ``source``, with the columns of ``NEEDED`` and ``OPTIONAL``; null where the table has none.
+    """Make the view ``source`` with the columns of ``NEEDED``, ``OPTIONAL`` and ``ADDED``; null where there are none.
 
     Raises:
         UserError: a table is missing, no parquet file, or lacks columns.
@@ -112,16 +110,18 @@ def open_source(connection: duckdb.DuckDBPyConnection, corpus: Corpus, select: S
         assert corpus.releases
         origin, sql["idc_releases.sql"] = _sql("idc_releases.sql", statistics=corpus.releases[0])
     _view(connection, "origin", origin)
-    listed = connection.sql("FROM origin").columns
+    theirs = (*NEEDED, *OPTIONAL, *(ADDED if "newest" in found else ()))
+    listed = [column for column in connection.sql("FROM origin").columns if column in theirs]
     _view(connection, "listed", _as_text(listed))
     geometry = "FROM listed"
     if corpus.geometry_index:
         for role, needed in geometry_index.COLUMNS.items():
             _need(found[role].path, columns[role], needed)
         geometry, sql["geometry_index.sql"] = _sql("geometry_index.sql")
+        listed.append("unique_positions")
     _view(connection, "source", geometry)
     folder = found["listing"].path.resolve().parent if corpus.index else None
-    return Source(str(found["listing"].path), listed, found, sql, folder, bool(corpus.geometry_index))
+    return Source(str(found["listing"].path), listed, found, sql, folder)
 
 
 def _from_query(connection: duckdb.DuckDBPyConnection, corpus: Corpus, select: Select, where: str) -> Source:
@@ -130,9 +130,8 @@ def _from_query(connection: duckdb.DuckDBPyConnection, corpus: Corpus, select: S
     rows = paper_query.run(corpus, select, where)
     frame = rows.frame.assign(headers_known=True)
     connection.register("origin", frame)
-    columns = list(frame.columns)
-    _view(connection, "source", _as_text(columns))
-    return Source("the paper's query", columns, {}, {}, funnel=rows.funnel, query=rows.facts)
+    _view(connection, "source", _as_text(list(frame.columns)))
+    return Source("the paper's query", list(frame.columns), {}, {}, funnel=rows.funnel, query=rows.facts)
 
 
 def _open(connection: duckdb.DuckDBPyConnection, role: str, table: Table) -> list[str]:
@@ -167,7 +166,7 @@ def _need_release_columns(found: dict[str, Table], columns: dict[str, list[str]]
 
 def _as_text(columns: list[str]) -> str:
     # As text: a column that is null throughout, or holds numbers only, has another type in the file.
-    expressions = {c: f'"{c}"' if c in columns else "NULL" for c in (*NEEDED, *OPTIONAL)}
+    expressions = {c: f'"{c}"' if c in columns else "NULL" for c in (*NEEDED, *OPTIONAL, *ADDED)}
     chosen = ", ".join(f'{expression}::VARCHAR AS "{c}"' for c, expression in expressions.items())
     return f"SELECT {chosen} FROM origin"
 
