@@ -1,5 +1,7 @@
 rule fetch_index:
     """Fetch the index tables of the releases that a corpus names, once for this machine."""
+    input:
+        pins="resources/idc_index_data.csv",
     output:
         record=f"{O}/select/{{corpus}}/index.json",
     log:
@@ -21,8 +23,11 @@ rule select_series:
     input:
         phantom=phantom_or_nothing,
         index=f"{O}/select/{{corpus}}/index.json",
-        sql=expand("resources/sql/{name}.sql", name=["select_index", "select_ct"]),
-        paper="resources/paper_collections.csv",
+        sql=expand(
+            "resources/sql/{name}.sql",
+            name=["select_index", "idc_releases", "geometry_index", "select_ct"],
+        ),
+        lists=expand("resources/{name}.csv", name=["paper_collections", "downstream"]),
     output:
         series=f"{O}/select/{{corpus}}/series.parquet",
         funnel=f"{O}/select/{{corpus}}/funnel.parquet",

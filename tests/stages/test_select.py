@@ -112,6 +112,18 @@ def test_needs_no_configuration(here: Path, idc: releases.Pin) -> None:
     assert run("plan", "--series", "out/series.parquet").exit_code == 0
 
 
+def test_same_releases_give_the_same_bytes(here: Path, idc: releases.Pin) -> None:
+    """Also with random subsets, of which the seed is the run's."""
+    corpus = {"licenses": "commercial", "exclude_downstream": True, "patients_per_collection": 1, "max_series": 1}
+    spec = {"stage": "select", "version": 1, "select": {}, "corpus": corpus, "name": "x", "seed": 3}
+    for folder in ("a", "b"):
+        assert run("select", "--spec", json.dumps(spec), "--out", folder).exit_code == 0
+    assert sorted(p.name for p in Path("a").iterdir()) == sorted(FILES)
+    for name in FILES:
+        assert Path("a", name).read_bytes() == Path("b", name).read_bytes()
+        assert str(here).encode() not in Path("a", name).read_bytes()
+
+
 def test_fetch_index_is_done_once_and_tells_what_is_there(
     here: Path, idc: releases.Pin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
