@@ -172,7 +172,7 @@ def test_padding_beyond_what_int16_holds(tmp_path: Path, value: int) -> None:
 
 def test_trailing_bytes_are_ignored(tmp_path: Path) -> None:
     def change(file: pydicom.Dataset, _: int) -> None:
-        file.PixelData = file.PixelData + bytes(64)
+        file.PixelData = file.PixelData + bytes(50)
         file.add_new(0xFFFCFFFC, "OB", bytes(100))
 
     assert (read(maker.write(tmp_path, HU, change=change))[0] == HU).all()
@@ -192,6 +192,8 @@ SIZES = [
     ("unreadable", tags(PixelRepresentation=2)),
     ("unreadable", tags(Rows=0)),
     ("unreadable", tags(Rows=16)),
+    ("unreadable", tags(Rows=31)),
+    ("unreadable", tags(Columns=39)),
     ("unreadable", tags(BitsAllocated=8, BitsStored=8, HighBit=7)),
     ("truncated", tags(Rows=33)),
     ("truncated", tags(BitsAllocated=32)),

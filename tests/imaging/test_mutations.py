@@ -25,8 +25,8 @@ SETTINGS = Prepare(min_slices=4)
 ANY = Criteria(min_instances=1, thickness_mm=None, unique_positions=False)
 KNOWN = dicom.CODES | criteria.CODES
 SECONDS = 20  # much more than any takes
-SYNTAXES = ["", uid.ImplicitVRLittleEndian, uid.RLELossless, uid.JPEG2000Lossless, uid.JPEGLSLossless]
-SYNTAXES += [uid.JPEGLossless]
+COMPRESSED = [uid.RLELossless, uid.JPEG2000Lossless, uid.JPEGLSLossless, uid.JPEGLossless]
+SYNTAXES = ["", "", "", uid.ImplicitVRLittleEndian, *COMPRESSED]
 NUMBERS = [
     "nan",
     "inf",

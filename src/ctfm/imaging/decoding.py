@@ -1,21 +1,19 @@
 """Stored pixels of DICOM files to Hounsfield units.
 
 Pixels that lie in a file as they are go straight into the place where they are wanted and are changed there, while
-they are in the processor's cache; all others are decoded by pydicom and its plug-ins.
+they are in the processor's cache; all others are decoded by pydicom and its plug-ins (see ``decoder``).
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import pydicom
-from pydicom.pixels import iter_pixels
 
 from ctfm.errors import Quarantine
 from ctfm.imaging import headers
+from ctfm.imaging.decoder import Decoder, Failed, unpack
 from ctfm.imaging.frames import Frame
 from ctfm.imaging.headers import Header
 from ctfm.imaging.resample import AIR_HU
@@ -51,15 +49,16 @@ def check_size(header: Header) -> None:
     if rows * columns > LARGEST_PLANE:
         raise Quarantine("too_large", f"{header.name}: {rows} x {columns} pixels")
     samples, frames = (headers.count(header.tags, key) or 1 for key in ("SamplesPerPixel", "NumberOfFrames"))
-    plane = rows * columns * dtype.itemsize * samples
-    if header.plain and header.length < plane * frames:
-        detail = f"{header.length} bytes of pixels, fewer than {plane * frames}"
-        raise Quarantine("truncated", f"{header.name}: {detail}")
-    if header.plain and header.length >= plane * (frames + 1):
-        raise Quarantine("unreadable", f"{header.name}: {header.length} bytes of pixels, more than {plane * frames}")
+    pixel = dtype.itemsize * samples
+    needed = rows * columns * pixel * frames
+    if header.plain and header.length < needed:
+        raise Quarantine("truncated", f"{header.name}: {header.length} bytes of pixels, fewer than {needed}")
+    # A few bytes more are padding; whole rows or columns are a wrong size.
+    if header.plain and (more := header.length - needed) and 0 in (more % (rows * pixel), more % (columns * pixel)):
+        raise Quarantine("unreadable", f"{header.name}: {header.length} bytes of pixels, more than {needed}")
 
 
-def fill(frames: Sequence[Frame], planes: Sequence[np.ndarray]) -> int:
+def fill(frames: Sequence[Frame], planes: Sequence[np.ndarray], decoder: Decoder) -> int:
     """Put the HU of frames of one file into ``planes``: int16 (rows, columns), contiguous, not below air.
 
     Returns:
@@ -69,7 +68,7 @@ def fill(frames: Sequence[Frame], planes: Sequence[np.ndarray]) -> int:
         Quarantine: ``unreadable``, ``truncated``, or ``implausible_hu`` for values beyond int16.
     """
     padded = 0
-    for frame, plane, values in zip(frames, planes, _stored(frames, planes), strict=True):
+    for frame, plane, values in zip(frames, planes, _stored(frames, planes, decoder), strict=True):
         if values.shape != plane.shape:
             raise Quarantine("unreadable", f"{frame.name}: pixels of shape {values.shape}")
         padded += _to_hu(frame, values, plane)
@@ -82,32 +81,27 @@ def preview(path: Path) -> np.ndarray:
     Raises:
         Quarantine: ``unreadable``, ``truncated``, ``too_large`` or ``empty_file``.
     """
-    check_size(headers.read(path))
-    return next(decode(path, [0]))
+    header = headers.read(path)
+    check_size(header)
+    with Decoder() as decoder:
+        return next(_decoded(header, [0], decoder))
 
 
-def decode(path: Path, indices: Sequence[int]) -> Iterator[np.ndarray]:
-    """Yield the stored values of frames of any file: (rows, columns), colours last.
-
-    Raises:
-        Quarantine: ``unreadable`` or ``truncated``.
-    """
+def _decoded(header: Header, indices: Sequence[int], decoder: Decoder) -> Iterator[np.ndarray]:
+    """Yield the stored values of frames of any file; what native code decodes is decoded in a process of its own."""
+    compressed = header.length == headers.UNDEFINED
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield from iter_pixels(pydicom.dcmread(path), indices=indices)
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders raise whatever they like
+        yield from decoder.frames(header.path, indices) if compressed else unpack(header.path, indices)
+    except Failed as error:
         code = "truncated" if "less than expected" in str(error) else "unreadable"
-        raise Quarantine(code, f"{path.name}: {' '.join(str(error).split())[:200]}") from error
+        raise Quarantine(code, f"{header.name}: {error}") from error
 
 
-def _stored(frames: Sequence[Frame], planes: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+def _stored(frames: Sequence[Frame], planes: Sequence[np.ndarray], decoder: Decoder) -> Iterator[np.ndarray]:
     """Yield the stored values of each frame; where they fit, in the memory of its plane."""
     header, dtype = frames[0].header, kind(frames[0].header)
     if not header.plain or dtype is None:
-        yield from decode(header.path, [frame.index for frame in frames])
+        yield from _decoded(header, [frame.index for frame in frames], decoder)
         return
     with header.path.open("rb", buffering=0) as file:
         for frame, plane in zip(frames, planes, strict=True):

@@ -18,6 +18,7 @@ from ctfm.config import Criteria, Prepare
 from ctfm.errors import Quarantine
 from ctfm.imaging import criteria as judging
 from ctfm.imaging import decoding, frames, geometry, headers
+from ctfm.imaging.decoder import Decoder
 from ctfm.imaging.decoding import PADDING_OUTSIDE_HU as PADDING_OUTSIDE_HU
 from ctfm.imaging.frames import CT_CLASS, Frame
 from ctfm.imaging.headers import Header
@@ -124,9 +125,10 @@ def pixels(survey: Survey) -> Volume:
     for place, frame in enumerate(survey.frames):
         files[frame.header.path].append((frame.index, place))
     padded = 0
-    for parts in files.values():  # in the file's order, and each file is opened once
-        places = [place for _, place in sorted(parts)]
-        padded += decoding.fill([survey.frames[i] for i in places], [array[i] for i in places])
+    with Decoder() as decoder:
+        for parts in files.values():  # in the file's order, and each file is opened once
+            places = [place for _, place in sorted(parts)]
+            padded += decoding.fill([survey.frames[i] for i in places], [array[i] for i in places], decoder)
     check_hu(array)
     survey.facts["padded_voxels"] = padded
     return geometry.assemble(array, survey.slices)
@@ -225,7 +227,8 @@ def _same(one: Frame, other: Frame) -> bool:
 
 def _plane(frame: Frame) -> np.ndarray:
     plane = np.empty(frame.header.shape, np.int16)
-    decoding.fill([frame], [plane])
+    with Decoder() as decoder:
+        decoding.fill([frame], [plane], decoder)
     return plane
 
 
