@@ -63,6 +63,22 @@ def test_without_network_the_message_tells_why_and_what_to_do(old: releases.Pin,
     assert list(releases.cache().iterdir()) == []
 
 
+def test_a_broken_connection_is_told(old: releases.Pin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PIP_NO_INDEX")
+    for key, value in {"CONFIG_FILE": os.devnull, "INDEX_URL": "http://127.0.0.1:1/simple", "RETRIES": "1"}.items():
+        monkeypatch.setenv(f"PIP_{key}", value)
+    with pytest.raises(UserError, match=r"No matching distribution found .* after .*Connection refused"):
+        releases.fetch(old)
+
+
+def test_without_pip_the_message_says_so(old: releases.Pin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "no").mkdir()
+    (tmp_path / "no/pip.py").write_text("raise SystemExit('No module named pip')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "no"))
+    with pytest.raises(UserError, match=r"can't be fetched: No module named pip\. Where there is a network"):
+        releases.fetch(old)
+
+
 def test_other_bytes_than_published_are_refused(old: releases.Pin, tmp_path: Path) -> None:
     write_index(tmp_path / "other.parquet", listed("1.3"))
     wheel(tmp_path / "wheels", "18.2.0", {old.file: tmp_path / "other.parquet"})

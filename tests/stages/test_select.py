@@ -141,7 +141,9 @@ def test_fetch_index_is_done_once_and_tells_what_is_there(
     assert str(here) not in Path("first.json").read_text()
 
 
-def test_fetch_index_has_nothing_to_do_for_an_own_index(here: Path) -> None:
+@pytest.mark.parametrize("settings", ["", "select: {backend: bigquery}"])
+def test_fetch_index_has_nothing_to_do_for_an_own_index(here: Path, settings: str) -> None:
+    Path("mine.yaml").write_text(CONFIG.format("shards: 2") + settings)
     assert run("fetch-index", "--config", "mine.yaml", "--corpus", "mine", "--out", "found.json").exit_code == 0
     assert json.loads(Path("found.json").read_text()) == {"tables": {}}
 

@@ -71,10 +71,10 @@ def select(corpus: Corpus, seed: int = 0, where: str = "corpora", select: Select
     """
     select, seed = select or Select(), seed if corpus.seed is None else corpus.seed
     wanted = options.after_query(corpus, where) if source.is_query(corpus, select) else corpus
+    query = resources.path("sql", SQL).read_text()
     with duckdb.connect() as connection:
         origin = source.open_source(connection, corpus, select, where)
         options.check_names(connection, corpus, where)
-        query = resources.path("sql", SQL).read_text()
         parameters = options.parameters(wanted, seed, origin.columns)
         connection.execute(f"CREATE TEMP TABLE series AS {query}", parameters).fetchall()
         funnel = _funnel(connection, wanted, origin, where)
@@ -84,24 +84,29 @@ def select(corpus: Corpus, seed: int = 0, where: str = "corpora", select: Select
             "ORDER BY collection_id, PatientID, StudyInstanceUID, SeriesInstanceUID"
         ).df()
     _check_rows(chosen, origin)
-    _warn(overlap, chosen, where)
-    idc = chosen["series_aws_url"].str.startswith(IDC_URL).any()
-    index = releases.installed().table(releases.COLLECTIONS) if idc else None
-    thanks = attribution.text(chosen, index)
     if origin.folder:
         chosen["series_aws_url"] = _from_here(chosen["series_aws_url"], origin.folder)
-    series = chosen[tables.SCHEMAS["series"].names]
-    pinned = {**origin.tables, **({"collections": index} if index else {})}
-    digests = {**origin.sql, SQL: hashlib.sha256(query.encode()).hexdigest()}
-    facts = {
-        "tables": {role: table.facts() for role, table in pinned.items()},
-        "query": origin.query,
-        "sql_sha256": digests,
-        "places_not_found": int((~chosen["place_known"]).sum()),
-        **_facts(corpus, seed, series),
-    }
-    shown = attribution.collections(chosen), attribution.licenses(chosen), overlap
-    return Selection(series, funnel, *shown, thanks, facts)
+    _warn(overlap, chosen, where)
+    return _described(chosen, funnel, overlap, origin, _facts(corpus, seed, query, chosen))
+
+
+def _described(
+    chosen: pd.DataFrame, funnel: pd.DataFrame, overlap: pd.DataFrame, origin: Source, facts: dict[str, Any]
+) -> Selection:
+    """Add to the rows chosen what they are made of, and whom they owe thanks."""
+    idc = chosen["series_aws_url"].str.startswith(IDC_URL).any()
+    about = {"collections": releases.installed().table(releases.COLLECTIONS)} if idc else {}
+    facts["sql_sha256"] |= origin.sql
+    facts["tables"] = {role: table.facts() for role, table in {**origin.tables, **about}.items()}
+    return Selection(
+        series=chosen[tables.SCHEMAS["series"].names],
+        funnel=funnel,
+        collections=attribution.collections(chosen),
+        licenses=attribution.licenses(chosen),
+        overlap=overlap,
+        attribution=attribution.text(chosen, about.get("collections")),
+        facts={**facts, "query": origin.query},
+    )
 
 
 def _funnel(connection: duckdb.DuckDBPyConnection, corpus: Corpus, origin: Source, where: str) -> pd.DataFrame:
@@ -165,15 +170,17 @@ def _from_here(urls: pd.Series, folder: Path) -> pd.Series:
     return urls
 
 
-def _facts(corpus: Corpus, seed: int, series: pd.DataFrame) -> dict[str, Any]:
-    rows = series.to_csv(index=False, lineterminator="\n")
+def _facts(corpus: Corpus, seed: int, query: str, chosen: pd.DataFrame) -> dict[str, Any]:
+    rows = chosen[tables.SCHEMAS["series"].names].to_csv(index=False, lineterminator="\n")
     settings = corpus.model_dump(mode="json")
     settings |= {key: Path(settings[key]).name for key in ("index", "geometry_index") if settings[key]}
     settings["dicom_all"] = {release: Path(file).name for release, file in settings["dicom_all"].items()}
     return {
+        "sql_sha256": {SQL: hashlib.sha256(query.encode()).hexdigest()},
         "rows_sha256": hashlib.sha256(rows.encode()).hexdigest(),
         "settings": settings,
         "seed": seed,
-        "series": len(series),
-        "named_but_not_chosen": sorted(set(corpus.series) - set(series["SeriesInstanceUID"])),
+        "series": len(chosen),
+        "named_but_not_chosen": sorted(set(corpus.series) - set(chosen["SeriesInstanceUID"])),
+        "places_not_found": int((~chosen["place_known"]).sum()),
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import logging
+import re
 import subprocess
 import sys
 import tempfile
@@ -157,14 +158,22 @@ def _download(pin: Pin, folder: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode or not wheels:
-        said = [line for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"]
-        errors = [line for line in said if "error" in line.lower()]
         raise UserError(
-            f"{PACKAGE} {pin.version} lists IDC release {pin.release} and can't be fetched: {(errors or said)[-1]}. "
+            f"{PACKAGE} {pin.version} lists IDC release {pin.release} and can't be fetched: {_reason(done.stderr)}. "
             f"Where there is a network: 'pip {' '.join(download[2:])} {PACKAGE}=={pin.version}', then put the wheel in "
             f"{cache()}; or set `releases: null` of the corpus, which takes the installed release alone"
         )
     return wheels[0]
+
+
+def _reason(said: str) -> str:
+    """Return what pip complained of: its last line, and what broke the connection if that is told."""
+    lines = [line for line in said.splitlines() if line.strip() and not line.startswith("[notice]")]
+    broken = [line.split("connection broken by ")[1] for line in lines if "connection broken by " in line]
+    # Addresses of objects would differ every time.
+    return (
+        " after ".join([*lines[-1:], *(re.sub(r"<[^>]*>:? ?", "", line) for line in broken[-1:])]) or "pip said nothing"
+    )
 
 
 def _unpack(wheel: Path, pin: Pin, target: Path) -> None:
