@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import SimpleITK as sitk
 
 from ctfm.config import Criteria, Prepare
 from ctfm.errors import Quarantine
-from ctfm.imaging import dicom
+from ctfm.imaging import criteria, dicom
 from ctfm.imaging.volume import Volume, from_sitk, orient
 from tests.imaging import dicom_maker as maker
 
@@ -210,8 +212,24 @@ def test_values_beyond_the_header_bits_keep_negative_signs(tmp_path: Path) -> No
 def test_copies_of_an_instance_are_dropped(tmp_path: Path) -> None:
     folder = maker.write(tmp_path, maker.body())
     shutil.copy(folder / "0003.dcm", folder / "copy.dcm")
+    other = pydicom.dcmread(folder / "0004.dcm")
+    other.Manufacturer = "another header, the same slice"
+    other.save_as(folder / "edited.dcm")
     volume, facts = read(folder)
-    assert volume.shape[0] == 20 and facts["copies_dropped"] == 1
+    assert volume.shape[0] == 20 and facts["copies_dropped"] == 2 and (volume.array == maker.body()).all()
+    other.PixelData = other.PixelData[2:] + other.PixelData[:2]
+    other.save_as(folder / "edited.dcm")
+    assert refused(folder) == "duplicate_slices"
+
+
+@pytest.mark.parametrize("change", [{"unique_positions": True}, {}])
+def test_one_instance_at_two_places(tmp_path: Path, change: dict) -> None:
+    """The paper's criterion refuses it by counting; without it the contents are compared."""
+    twice = sometimes(5, SOPInstanceUID=pydicom.uid.generate_uid(entropy_srcs=["series", "6"]))
+    folder = maker.write(tmp_path, maker.body(), change=twice)
+    with pytest.raises(Quarantine) as caught:
+        dicom.read_series(folder, SETTINGS, ANY.model_copy(update=change))
+    assert caught.value.code == ("duplicate_positions" if change else "duplicate_slices")
 
 
 def test_derived_axial_slices_with_geometry_are_kept(tmp_path: Path) -> None:
@@ -219,8 +237,26 @@ def test_derived_axial_slices_with_geometry_are_kept(tmp_path: Path) -> None:
     assert read(folder)[1]["ImageType"] == ["DERIVED/SECONDARY/AXIAL"]
 
 
+def wrapped(bits: int, intercept: int, signed: bool = False, padding: int | None = None) -> maker.Change:
+    """Store HU less the intercept in so many bits: what is negative wraps around when it is read as unsigned."""
+
+    def change(file: pydicom.Dataset, _: int) -> None:
+        hu = np.frombuffer(file.PixelData, "<i2").reshape(32, 40).astype(np.int32) - 1024
+        if padding is not None:
+            hu[:6] = hu[-6:] = padding
+        file.BitsStored, file.HighBit, file.PixelRepresentation = bits, bits - 1, int(signed)
+        file.RescaleIntercept, file.PixelData = intercept, ((hu - intercept) % 2**bits).astype("<u2").tobytes()
+
+    return change
+
+
 FAULTS = {
-    "not_ct": [setting(Modality="MR"), sometimes(4, Modality="PT"), setting(Modality="")],
+    "not_ct": [
+        setting(Modality="MR"),
+        sometimes(4, Modality="PT"),
+        setting(Modality=""),
+        setting(SOPClassUID="1.2.840.10008.5.1.4.1.1.481.5"),
+    ],
     "localizer": [
         setting(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
         sometimes(0, ImageType=["DERIVED", "LOCALIZER"]),
@@ -234,6 +270,9 @@ FAULTS = {
         sometimes(2, ImageOrientationPatient=None),
         setting(PixelSpacing=None),
         sometimes(2, ImagePositionPatient=[]),
+        sometimes(2, ImagePositionPatient=["0", "nan", "0"]),
+        setting(ImageOrientationPatient=["1", "0", "0", "0", "inf", "0"]),
+        setting(PixelSpacing=[0.8]),
     ],
     "no_rescale": [setting(RescaleSlope=None), sometimes(3, RescaleIntercept=None), setting(RescaleSlope=0)],
     "mixed_geometry": [
@@ -246,6 +285,8 @@ FAULTS = {
         setting(ImageOrientationPatient=[0] * 6),
         setting(PixelSpacing=[0, 0]),
         setting(PixelSpacing=[9, 60]),
+        setting(PixelSpacing=[-0.8, 0.8]),
+        sometimes(2, ImagePositionPatient=[0, 0, 1e6]),
     ],
     "duplicate_slices": [
         sometimes(5, ImagePositionPatient=[-20, -30, 108]),
@@ -257,8 +298,14 @@ FAULTS = {
         setting(RescaleIntercept=-2500),
         setting(RescaleSlope=60),
         setting(RescaleIntercept=40000),
+        setting(PixelData=bytes(2 * 32 * 40)),  # air everywhere
+        wrapped(12, 0),  # air shows as 3096 HU
+        wrapped(12, -24, padding=-2000),  # padding as 2072, for it has no bits left
+        wrapped(16, 0),  # air as 64536
+        wrapped(16, -1024, padding=-2000),  # the sign of padding is lost
     ],
-    "unreadable": [setting(BitsStored=None)],
+    "unreadable": [setting(BitsStored=None), setting(PixelRepresentation=2), setting(NumberOfFrames=0)],
+    "too_large": [setting(Rows=65535, Columns=65535)],
 }
 
 
@@ -278,6 +325,69 @@ def test_faults_of_files(tmp_path: Path) -> None:
         assert refused(folder) == code
     (folder / "0004.dcm").write_bytes(b"hello" * 100)
     assert refused(folder) == "unreadable"
+
+
+def test_every_reason_is_known_and_tested() -> None:
+    text = Path(__file__).read_text()
+    assert all(f'"{code}"' in text for code in dicom.CODES)
+    assert all(f'"{code}"' in Path(__file__).with_name("test_criteria.py").read_text() for code in criteria.CODES)
+
+
+def test_reasons_come_in_order(tmp_path: Path) -> None:
+    """Files, then kinds, then criteria, then geometry, then pixels."""
+    strict = Criteria(min_instances=51, thickness_mm=(3, 5))
+    folder = maker.write(tmp_path, maker.body(), change=setting(RescaleIntercept=5000))
+    faults = ["implausible_hu", "mixed_series", "too_few_slices", "not_ct", "unreadable"]
+    for number, code in enumerate(faults):
+        if number:
+            file = pydicom.dcmread(folder / f"{number:04d}.dcm")
+            if code == "mixed_series":
+                file.SeriesInstanceUID = "1.2.3"
+            if code == "not_ct":
+                file.Modality = "MR"
+            file.save_as(folder / f"{number:04d}.dcm")
+            if code == "unreadable":
+                (folder / "notes.txt").write_text("no file of the series")
+        with pytest.raises(Quarantine) as caught:
+            dicom.read_series(folder, SETTINGS, strict if number > 1 else ANY)
+        assert caught.value.code == code
+
+
+def test_survey_reads_no_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = maker.write(tmp_path, maker.body())
+    with monkeypatch.context() as patch:
+        patch.setattr(dicom.decoding, "fill", None)
+        survey = dicom.survey(folder, SETTINGS, ANY)
+    assert survey.regular and "padded_voxels" not in survey.facts
+    assert (dicom.pixels(survey).array == maker.body()).all() and survey.facts["padded_voxels"] == 0
+    tilted = maker.write(tmp_path / "tilted", maker.body(), maker.positions(20, 2.0, (0, 0.3, 1)))
+    assert not dicom.survey(tilted, SETTINGS, ANY).regular
+
+
+STATUS = Path("/proc/self/status")
+READ = """
+import sys
+from pathlib import Path
+from ctfm.config import Criteria, Prepare
+from ctfm.imaging import criteria, dicom
+volume, facts = dicom.read_series(Path(sys.argv[1]), Prepare(), Criteria())
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(volume.array.nbytes, int(status["VmHWM"].split()[0]) * 1024)
+"""
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="peak memory is read from /proc")
+def test_files_are_not_held_in_memory(tmp_path: Path) -> None:
+    """Beyond the volume a process takes what its libraries take, however many files there are."""
+    rows, columns = np.mgrid[:256, :256]
+    plane = np.where((rows - 128) ** 2 + (columns - 128) ** 2 < 9000, 40, -1000)
+    peaks = []
+    for count in (60, 240):
+        folder = maker.write(tmp_path / str(count), np.broadcast_to(plane, (count, 256, 256)))
+        out = subprocess.run([sys.executable, "-c", READ, str(folder)], capture_output=True, text=True, check=True)
+        size, peak = map(int, out.stdout.split())
+        peaks.append(peak - size)
+    assert peaks[1] - peaks[0] < 8e6
 
 
 def test_truncated_compressed_slice(shared_data: Path, tmp_path: Path) -> None:

@@ -99,3 +99,24 @@ def test_directions_that_are_none() -> None:
         with pytest.raises(Quarantine) as caught:
             geometry.stack(places, np.array(orientation, dtype=float), pixel)
         assert caught.value.code == "bad_geometry"
+
+
+def test_places_and_grids_beyond_memory() -> None:
+    far = np.array([[0.0, 0, 0], [0, 0, 2e5]])
+    with pytest.raises(Quarantine, match="bad_geometry"):
+        geometry.stack(far, np.array([1.0, 0, 0, 0, 1, 0]), PIXEL)
+    places = np.arange(40)[:, None] * [0, 0, 2.0]
+    fine = geometry.stack(places, np.array([1.0, 0, 0, 0, 1, 0]), (0.01, 0.01))
+    with pytest.raises(Quarantine, match="too_large"):
+        geometry.check(fine, (20000, 20000), 8.0)
+    places[7] += [300.0, 0, 0]  # one slice far aside: the field of view would grow by 30000 pixels
+    moved = geometry.stack(places, np.array([1.0, 0, 0, 0, 1, 0]), (0.01, 0.01))
+    assert moved.grid((2000, 2000)) == (40, 2000, 32000)
+    with pytest.raises(Quarantine, match="too_large"):
+        geometry.check(moved, (2000, 2000), 8.0)
+
+
+@pytest.mark.parametrize("name", OFFSETS)
+def test_the_grid_is_foretold(name: str) -> None:
+    slices, array = scene(OFFSETS[name], 0)
+    assert geometry.assemble(array, slices).shape == slices.grid((12, 14))

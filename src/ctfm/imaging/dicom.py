@@ -5,6 +5,7 @@ A series that can't be used raises ``Quarantine`` with one of the codes of ``COD
 
 from __future__ import annotations
 
+import filecmp
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
@@ -213,23 +214,23 @@ def _check_alike(found: Sequence[Frame]) -> None:
 def _drop_copies(found: Sequence[Frame]) -> tuple[list[Frame], int]:
     """Drop files that repeat an instance; an instance number with two different contents is refused."""
     kept: dict[tuple[str, int], Frame] = {}
-    for frame in found:
-        other = kept.setdefault(frame.instance, frame)
-        if other is not frame and not _same(frame, other):
-            raise Quarantine("duplicate_slices", f"{frame.name} and {other.name}: one instance, two contents")
+    with Decoder() as decoder:
+        for frame in found:
+            other = kept.setdefault(frame.instance, frame)
+            if other is not frame and not _same(frame, other, decoder):
+                raise Quarantine("duplicate_slices", f"{frame.name} and {other.name}: one instance, two contents")
     return list(kept.values()), len(found) - len(kept)
 
 
-def _same(one: Frame, other: Frame) -> bool:
-    alike = all(one.numbers(key) == other.numbers(key) for key in (*GEOMETRY, "RescaleSlope", "RescaleIntercept"))
-    return alike and bool((_plane(one) == _plane(other)).all())
-
-
-def _plane(frame: Frame) -> np.ndarray:
-    plane = np.empty(frame.header.shape, np.int16)
-    with Decoder() as decoder:
+def _same(one: Frame, other: Frame, decoder: Decoder) -> bool:
+    if filecmp.cmp(one.header.path, other.header.path, shallow=False):
+        return True
+    if any(one.numbers(key) != other.numbers(key) for key in (*GEOMETRY, "RescaleSlope", "RescaleIntercept")):
+        return False
+    planes = np.empty((2, *one.header.shape), np.int16)
+    for frame, plane in zip((one, other), planes, strict=True):
         decoding.fill([frame], [plane], decoder)
-    return plane
+    return bool((planes[0] == planes[1]).all())
 
 
 def _facts(found: Sequence[Frame], slices: geometry.Stack) -> dict[str, Any]:
