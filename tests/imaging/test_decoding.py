@@ -187,6 +187,7 @@ SIZES = [
     ("unreadable", tags(BitsAllocated=64)),
     ("unreadable", tags(BitsStored=17)),
     ("unreadable", tags(BitsStored=0)),
+    ("unreadable", tags(BitsStored=1)),
     ("unreadable", tags(HighBit=16)),
     ("unreadable", tags(HighBit=3)),
     ("unreadable", tags(PixelRepresentation=2)),

@@ -21,6 +21,7 @@ from ctfm.imaging.resample import AIR_HU
 # A padding value that is a usual tissue value may be a wrong header: then it would punch holes into the body.
 PADDING_OUTSIDE_HU = (-900, 3071)
 LARGEST_PLANE = 2**26  # pixels of a slice
+FEWEST_BITS = 8  # of a stored value
 SIZES = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
 INT16 = np.iinfo(np.int16)
 KINDS = {(8, 0): "u1", (8, 1): "i1", (16, 0): "<u2", (16, 1): "<i2", (32, 0): "<u4", (32, 1): "<i4"}
@@ -33,7 +34,7 @@ def kind(header: Header) -> np.dtype | None:
         return None
     stored = headers.count(header.tags, "BitsStored") or 0
     high = stored - 1 if (told := headers.count(header.tags, "HighBit")) is None else told
-    return np.dtype(KINDS[allocated, sign]) if 0 < stored <= high + 1 <= allocated else None
+    return np.dtype(KINDS[allocated, sign]) if FEWEST_BITS <= stored <= high + 1 <= allocated else None
 
 
 def check_size(header: Header) -> None:
