@@ -198,7 +198,7 @@ FAULTS: dict[str, tuple[str, Callable[[Dataset], object], str]] = {
     "too few groups": ("multiframe", lambda file: file.PerFrameFunctionalGroupsSequence.pop(), "20 frames, .* of 19"),
     "more frames than groups": ("multiframe", lambda file: setattr(file, "NumberOfFrames", 10**9), "of 20"),
     "phases": ("multiframe", phases, "20 frames at 10 places: several phases"),
-    "scout": ("localizer", scout, "LOCALIZER"),
+    "scout": ("localizer", scout, "has_localizer = false: true|LOCALIZER"),
     "zero frames": ("unreadable", lambda file: setattr(file, "NumberOfFrames", 0), "NumberOfFrames is '0'"),
     "pixels cut": ("truncated", lambda file: setattr(file, "PixelData", file.PixelData[:-4000]), "fewer than"),
 }

@@ -9,6 +9,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
+from ctfm.config import Criteria, Prepare
 from ctfm.errors import Quarantine
 from ctfm.imaging.dicom import read_series
 from ctfm.imaging.volume import Volume, from_sitk, orient
@@ -16,6 +17,8 @@ from ctfm.phantom import anatomy, dicom, scanner
 from ctfm.phantom.shapes import turned
 
 SIZE = {"slices": 18, "matrix": 40, "seed": 5}
+
+ANY = Criteria(min_instances=1, thickness_mm=None)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +64,7 @@ def test_pitch_turns_about_the_middle():
 
 def test_good_series_are_read_and_differ_in_geometry(corpus):
     folder, uids, _ = corpus
-    volumes = [read_series(folder / uid, 16, 8.0)[0] for uid in uids[:5]]
+    volumes = [read_series(folder / uid, Prepare(), ANY)[0] for uid in uids[:5]]
     assert len({volume.spacing for volume in volumes}) == 5
     assert all(-1024 <= v.array.min() < -900 and v.array.max() > 300 for v in volumes)
     positions = {str(h[0].PatientPosition) for h in (headers(folder / uid) for uid in uids[:5])}
@@ -81,7 +84,7 @@ def test_good_series_are_read_and_differ_in_geometry(corpus):
 def test_each_fault_is_found_for_its_own_reason(corpus, fault, code):
     folder, uids, _ = corpus
     with pytest.raises(Quarantine) as caught:
-        read_series(folder / uids[5 + dicom.FAULTS.index(fault)], 16, 8.0)
+        read_series(folder / uids[5 + dicom.FAULTS.index(fault)], Prepare(), ANY)
     assert caught.value.code == code
 
 
