@@ -106,7 +106,7 @@ class Pretraining(lightning.LightningModule):
         with seeds.seeded(settings.seed, "weights"):
             self.encoder = encoder.build(encoder.Settings(**settings.encoder_options))
             self.method = method.Method(method.Settings(**settings.method_options), self.encoder.channels[-1])
-        self.compares_scans = self.method.settings.sampling == "cross"
+        self.compares_scans = settings.method_options.get("sampling") == "cross"
         if machine().compile:
             self.encoder.compile()  # in place, so that names of tensors stay
 
