@@ -169,6 +169,10 @@ class Augment(Strict):
     histogram_points: int = Field(5, ge=3, description="control points of the histogram shift")
     intensity_p: float = Field(0.0, ge=0, le=1, description="random factor on intensities")
     intensity: float = Field(0.3, ge=0, description="largest relative change of intensities")
+    shift_p: float = Field(0.0, ge=0, le=1, description="random offset of intensities")
+    shift: float = Field(0.1, ge=0, description="largest offset, of intensities in [0, 1]")
+    noise_p: float = Field(0.0, ge=0, le=1, description="Gaussian noise, new in each voxel")
+    noise: float = Field(0.1, ge=0, description="largest standard deviation of the noise, of intensities in [0, 1]")
     smooth_p: float = Field(0.0, ge=0, le=1, description="Gaussian smoothing")
     smooth_voxels: Range = Field((0.25, 1.5), description="standard deviation of the smoothing, voxels")
 
@@ -230,7 +234,12 @@ class Probe(Strict):
 class Evaluate(Strict):
     """Metrics per case, and intervals over patients."""
 
-    reference: str | None = Field("random", description="encoder that paired differences are taken against")
+    references: tuple[str, ...] = Field(
+        ("random", "suprem"), description="encoders that all others are compared with, case by case"
+    )
+    interval: Literal["bca", "percentile"] = Field(
+        "bca", description="bootstrap interval: bca corrects for bias and skew, which Dice has; percentile doesn't"
+    )
     bootstrap: int = Field(10_000, ge=100, description="bootstrap resamples")
     confidence: float = Field(0.95, gt=0, lt=1, description="coverage of the intervals")
     seed: int = Field(0, description="seed of the bootstrap")

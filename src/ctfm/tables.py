@@ -138,8 +138,12 @@ SCHEMAS = {
             "low": REAL,
             "high": REAL,
             "n": INT,  # patients
-            "method": TEXT,  # ours, published definition
-            "p_value": REAL,
+            "method": TEXT,  # ours, published definition, quoted
+            "p_value": REAL,  # Wilcoxon signed-rank over patients
+            "p_holm": REAL,  # the same, adjusted over the tests of the metric at one level (all, groups, labels)
+            "seed_estimates": REALS,  # the estimate of each training seed alone
+            "seed_low": REAL,  # Student's t interval over training seeds
+            "seed_high": REAL,
             "paper": REAL,
             "note": TEXT,
         }
