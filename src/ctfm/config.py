@@ -20,7 +20,8 @@ VERSIONS = {
     "prepare": 2,
     "datasets": 2,
     "pretrain": 1,
-    "probe": 1,
+    "probe": 2,
+    "probe-check": 1,
     "export": 1,
     "adapt": 1,
     "evaluate": 1,
@@ -226,7 +227,15 @@ class Probe(Strict):
     task: str = Field(description="an entry of `tasks`, whose data set and kind are used")
     shots: int = Field(5, ge=1, description="training cases of the probe")
     validation: int = Field(10, ge=1, description="validation cases of the probe; test cases are never used")
-    seeds: tuple[int, ...] = Field((0,), description="seeds of the probe")
+    seeds: tuple[int, ...] = Field(
+        (0, 1, 2), min_length=1, description="seeds of the probe: its training cases, the decoder's weights, the order"
+    )
+    crops_per_case: int | None = Field(
+        4,
+        ge=1,
+        description="fixed crops of each training case, drawn once: what the frozen encoder makes of them is computed "
+        "once; null: new random crops in every epoch, for which it is computed anew",
+    )
     metric: str = Field("macro_dice", description="the score that the checkpoint is chosen by")
     options: dict[str, Any] = Field({}, description="replaces options of the task, such as fewer steps")
 
@@ -258,6 +267,7 @@ class Report(Strict):
 
     title: str = Field("CT-FM: what was run and what came out", description="title of the page")
     figures: Figures = Field(Figures(), description="look of the figures")
+    published: str | None = Field(None, description="folder of the paper's own tables, drawn under <outdir>/published")
 
 
 class Machine(Strict):
@@ -275,6 +285,12 @@ class Machine(Strict):
     )
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
         "auto", description="auto: bf16-mixed or 16-mixed on a GPU, 32-true on a CPU"
+    )
+    cache_features: bool = Field(
+        True, description="probe: keep the frozen encoder's maps of fixed crops; false: compute them in every step"
+    )
+    cache_gigabytes: float = Field(
+        8.0, ge=0, description="main memory for these maps; larger ones are put on the disk, in the work folder"
     )
     channels_last: bool = Field(True, description="memory order of the networks: a third faster or more")
     compile: bool = Field(False, description="torch.compile: faster steps after minutes of compiling")
