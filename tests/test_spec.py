@@ -93,6 +93,20 @@ def test_spec_names_defaults_of_plugins_and_the_version():
     assert job["pretrain"]["encoder_options"]["blocks_down"] == [1, 2, 2, 4, 4]
 
 
+def test_what_is_only_measured_is_no_part_of_training():
+    def specs(**options):
+        task = {"kind": "segment", "dataset": "small", "options": options}
+        small = {"kind": "totalsegmentator", "root": "small"}
+        cfg = spec.check({**RUN, "datasets": {"small": small}, "tasks": {"organs": task}, "probe": {"task": "organs"}})
+        names = {"task": "organs", "encoder": "ctfm", "shots": "all", "seed": 0}
+        return [spec.spec(cfg, stage, **names) for stage in ("adapt", "probe", "evaluate")]
+
+    before, after = specs(), specs(surface=True, tolerance_mm=1)
+    assert before[:2] == after[:2]
+    assert after[2]["task"]["options"]["surface"] and not before[2]["task"]["options"]["surface"]
+    assert specs(epochs=3)[0] != before[0]
+
+
 def test_the_machine_is_no_part_of_any_spec():
     slow = spec.spec(spec.check(RUN), "pretrain", encoder="ctfm")
     fast = spec.spec(
