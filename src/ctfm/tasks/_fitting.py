@@ -20,6 +20,7 @@ from ctfm.imaging.volume import Volume
 from ctfm.spec import machine
 from ctfm.tasks import CaseFile, _model
 from ctfm.training import checkpoints, data, loop, seeds
+from ctfm.training.pool import Decoding, Pool
 from ctfm.training.segmentation import LabelledCrops, Pair, Recipe, Segmentation
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Run:
         val: validation cases.
         seed: of the decoder's weights, the crops and their views.
         frozen: the decoder alone learns.
+        pool: then, of fixed crops: on these and not on new ones in each epoch.
     """
 
     settings: Settings
@@ -47,20 +49,22 @@ class Run:
     val: tuple[CaseFile, ...]
     seed: int
     frozen: bool
+    pool: Pool | None = None
 
     @property
     def fingerprint(self) -> str:
         """Return a digest; a run with another one is not resumed."""
         known = [[(c.case, store.open_volume(c.label).meta.get("key")) for c in p] for p in (self.train, self.val)]
+        crops = self.pool.crops if self.pool else None
         return files.digest(
-            {
-                "settings": self.settings.model_dump(mode="json"),
-                "encoder": [files.sha256(self.encoder / n) for n in (weights.WEIGHTS, weights.PREPROCESSING)],
-                "cases": known,
-                "seed": self.seed,
-                "frozen": self.frozen,
-            }
+            {"shown": self.shown, "cases": known, "seed": self.seed, "frozen": self.frozen, "crops": crops}
         )
+
+    @property
+    def shown(self) -> str:
+        """Return a digest of settings and encoder: of all that a fixed crop and the encoder's maps of it depend on."""
+        encoder = [files.sha256(self.encoder / name) for name in (weights.WEIGHTS, weights.PREPROCESSING)]
+        return files.digest([self.settings.model_dump(mode="json"), encoder])
 
     @property
     def per_epoch(self) -> int:
@@ -124,11 +128,13 @@ def train(
         best: the score that the best checkpoint has most of.
     """
     recipe, fingerprint = run.recipe(), run.fingerprint
-    module = Segmentation(model.net, model.preprocess, model.spacing_mm, recipe)
+    module = (Decoding if run.pool else Segmentation)(model.net, model.preprocess, model.spacing_mm, recipe)
     sharing = data.share(run.settings.batch, loop.devices(), machine().micro_batch)
     crops = LabelledCrops([Pair(c.case, c.image, c.label) for c in run.train], model.outputs, model.patch, run.seed)
 
     def loader(first: int) -> Iterator[dict[str, Any]]:
+        if run.pool:
+            return run.pool.batches(module, crops, sharing, first, recipe.steps, run.shown)
         workers, pin = machine().loader_workers, torch.cuda.is_available()
         return data.batches(crops, sharing, first, recipe.steps, rank=loop.rank(), workers=workers, pin=pin)
 

@@ -6,6 +6,7 @@ the data set, ``measure`` the Dice of each case and label.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ctfm.imaging.volume import write_nifti
 from ctfm.metrics import overlap
 from ctfm.tasks import CaseFile, _fitting, _measure, _model, _overlay
 from ctfm.training import sampling
+from ctfm.training.pool import Pool
 
 MACRO, MICRO = "macro_dice", "micro_dice"
 
@@ -76,7 +78,7 @@ def fit(
     out: Path,
     *,
     seed: int,
-    frozen: bool = False,
+    frozen: bool | Pool = False,
 ) -> dict[str, Any]:
     """Train, or go on where an earlier start stopped, and write ``out/model``; returns facts for run.json.
 
@@ -89,12 +91,12 @@ def fit(
         val: validation cases, may be empty.
         out: gets ``model/``, ``checkpoints/`` and ``metrics.csv``.
         seed: of the decoder's weights, the crops and their views.
-        frozen: train the decoder alone.
+        frozen: train the decoder alone; a pool: on its fixed crops, whose features are computed once.
 
     Raises:
         UserError: the encoder, the cases or the settings don't fit.
     """
-    frozen = frozen or settings.freeze
+    pool = frozen if isinstance(frozen, Pool) else None
     val = sampling.few_shot(val, min(len(val), settings.validation_cases or len(val)), 0, "validation")
     if not train:
         raise UserError("there is no training case; check the data set's split and its excluded cases")
@@ -105,7 +107,7 @@ def fit(
         found = (_measure.rows(case, model.segment(case.image), model.labels) for case in val)
         return scores([row for rows in found for row in rows])
 
-    run = _fitting.Run(settings, encoder, tuple(train), tuple(val), seed, frozen)
+    run = _fitting.Run(settings, encoder, tuple(train), tuple(val), seed, bool(frozen or settings.freeze), pool)
     facts = _fitting.train(run, model, out, validate if val else None, MACRO)
     return facts | {"train": [c.case for c in train], "val": [c.case for c in val]}
 
@@ -116,12 +118,13 @@ def predict(model: Path, cases: list[CaseFile], out: Path) -> None:
     Args:
         model: folder that ``fit`` wrote.
         cases: of each, only the image is read.
-        out: folder of the label maps; gets ``labels.json`` (name to id) too.
+        out: folder of the label maps; gets ``labels.json`` too: id, name, group and colour of each label, by id.
     """
     loaded = _model.load(model)
     for case in logs.progress(cases, "predictions", len(cases)):
-        write_nifti(loaded.segment(case.image), out / f"{case.case}.nii.gz")
-    files.write_json({label["name"]: label["id"] for label in loaded.labels}, out / "labels.json")
+        watch = partial(logs.progress, what=f"{case.case}, layers of windows")
+        write_nifti(loaded.segment(case.image, watch), out / f"{case.case}.nii.gz")
+    files.write_json(_overlay.table(loaded.labels), out / "labels.json")
 
 
 def measure(settings: Settings, cases: list[CaseFile], predictions: Path) -> list[dict[str, Any]]:
