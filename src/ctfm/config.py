@@ -7,7 +7,7 @@ entry is the name of its folder in the results. A section that is absent switche
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -21,7 +21,7 @@ VERSIONS = {
     "select": 1,
     "plan": 1,
     "prepare": 2,
-    "datasets": 2,
+    "datasets": 3,
     "pretrain": 1,
     "probe": 2,
     "probe-check": 1,
@@ -130,7 +130,14 @@ class Dataset(Strict):
 
     kind: str = Field(description="layout: a file in src/ctfm/datasets")
     root: str = Field(description="folder of the data set as published")
-    split: str = Field("official", description="`official`, or a list resources/splits/<kind>_<split>.csv")
+    fetch: bool = Field(False, description="download it to `root` where its source is open; else it must be there")
+    split: str = Field(
+        "official", description="`official`, a list resources/splits/<kind>_<split>.csv, or the path of your own .csv"
+    )
+    exclude: str | None = Field(
+        None, description="cases to leave out: resources/exclude/<kind>_<exclude>.csv, or the path of your own .csv"
+    )
+    study_types: tuple[str, ...] = Field((), description="kinds of examination to keep; empty: all")
     spacing_mm: Millimetres = Field((1.5, 1.5, 1.5), description="spacing (z, y, x) of the stored cases, mm")
 
 
@@ -172,13 +179,19 @@ class Pretrain(Strict):
     seed: int = Field(0, description="seed of weights, crops and views")
 
 
+Shots = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | Literal["all"]
+
+
 class Task(Strict):
     """One downstream task: every encoder named is adapted to a data set and measured."""
 
     kind: str = Field(description="kind of task: a file in src/ctfm/tasks")
     dataset: str = Field(description="an entry of `datasets`")
     encoders: tuple[str, ...] = Field((), description="entries of `pretrain` and `encoders`; empty: all")
-    shots: tuple[int | Literal["all"], ...] = Field(("all",), description="labelled training cases")
+    shots: tuple[Shots, ...] = Field(("all",), description="labelled training cases; below 1: that share of them")
+    few_shot: Literal["random", "file_order"] = Field(
+        "random", description="which ones: random: drawn by seed; file_order: the first of the data set, as published"
+    )
     seeds: tuple[int, ...] = Field((0,), description="seeds: subset of cases, initialisation, augmentation")
     options: dict[str, Any] = Field({}, description="settings of the kind of task")
 
@@ -253,6 +266,9 @@ class Machine(Strict):
     )
     cache_gigabytes: float = Field(
         8.0, ge=0, description="main memory for these maps; larger ones are put on the disk, in the work folder"
+    )
+    predict_gigabytes: float = Field(
+        4.0, gt=0, description="main memory of a prediction, GB; with less, more windows are computed more than once"
     )
     channels_last: bool = Field(True, description="memory order of the networks: a third faster or more")
     compile: bool = Field(False, description="torch.compile: faster steps after minutes of compiling")

@@ -109,12 +109,10 @@ def spec(cfg: Config, stage: str, **names: Any) -> dict[str, Any]:
         },
         "plan": lambda: _plan(cfg, names["corpus"]),
         "prepare": lambda: {"prepare": cfg.prepare, "criteria": _criteria(cfg, names["corpus"])},
-        "datasets": lambda: {
-            "dataset": _entry(cfg.datasets, "datasets", names["dataset"]),
-            "name": names["dataset"],
-        },
+        "datasets": lambda: {"dataset": _entry(cfg.datasets, "datasets", names["dataset"]), "name": names["dataset"]},
         "pretrain": lambda: {"pretrain": _pretrain(cfg, names["encoder"]), "name": names["encoder"]},
         "probe": lambda: _probe(cfg, names["encoder"]),
+        "probe-check": lambda: {"probe": _section(cfg.probe, "probe"), "datasets": cfg.datasets},
         "export": lambda: _export(cfg, names["encoder"]),
         "adapt": lambda: _adapt(_training(cfg, names["task"]), names["encoder"], names["shots"], names["seed"]),
         "evaluate": lambda: _adapt(_task(cfg, names["task"]), names["encoder"], names["shots"], names["seed"]),
@@ -198,7 +196,7 @@ def _export(cfg: Config, name: str) -> dict[str, Any]:
 def _task(cfg: Config, name: str, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
     task = _entry(cfg.tasks, "tasks", name)
     options = _options("tasks", task.kind, {**task.options, **(changes or {})}, f"tasks.{name}")
-    return {"name": name, "kind": task.kind, "dataset": task.dataset, "options": options}
+    return {"name": name, **task.model_dump(include={"kind", "dataset", "few_shot"}), "options": options}
 
 
 def _training(cfg: Config, name: str, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -220,8 +218,8 @@ def _probe(cfg: Config, encoder: str) -> dict[str, Any]:
     }
 
 
-def _adapt(task: dict[str, Any], encoder: str, shots: int | str, seed: int | str) -> dict[str, Any]:
-    return {"task": task, "encoder": encoder, "shots": shots if shots == "all" else int(shots), "seed": int(seed)}
+def _adapt(task: dict[str, Any], encoder: str, shots: float | str, seed: int | str) -> dict[str, Any]:
+    return {"task": task, "encoder": encoder, "shots": yaml.safe_load(str(shots)), "seed": int(seed)}
 
 
 def _entry(entries: Mapping[str, Any], section: str, name: str) -> Any:

@@ -90,6 +90,8 @@ SCHEMAS = {
             "shape": INTS,
             "spacing": REALS,
             "labels": pa.list_(TEXT),  # names of the labels present
+            "empty": pa.list_(TEXT),  # names of those that the data set annotates and this case does not show
+            "overlap_voxels": INT,  # claimed by more than one mask, before resampling
         }
     ),
     # probe/<encoder>/
@@ -103,6 +105,20 @@ SCHEMAS = {
             "seed": INT,
             "metric": TEXT,
             "value": REAL,
+        }
+    ),
+    "probe_cases": pa.schema(
+        {
+            "checkpoint": TEXT,
+            "epoch": INT,
+            "seed": INT,
+            "case_id": TEXT,
+            "patient": TEXT,
+            "label": TEXT,
+            "group": TEXT,
+            "metric": TEXT,
+            "value": REAL,
+            "note": TEXT,
         }
     ),
     # evaluate/<task>/<encoder>/<shots>-<seed>.parquet

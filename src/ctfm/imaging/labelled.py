@@ -34,7 +34,8 @@ def keep(
         name: of the case.
         image: its CT.
         masks: one mask per structure by name, or one map of ids.
-        table: ``ids`` (label name to id) and ``groups`` (label name to group); kept inside the stored labels.
+        table: ``ids`` (name to id of the structures that the data set annotates) and ``groups`` (name to group); kept
+            inside the stored labels.
         spacing_mm: spacing (z, y, x) of the stored case, mm.
         folder: gets ``<name>.b2nd`` (int16 HU) and ``<name>_label.b2nd`` (uint8 ids).
 
@@ -52,11 +53,20 @@ def keep(
     if overlap:
         log.info("%s: %d voxels are in more than one mask; the later id has them", name, overlap)
     scan = resample(orient(scan), spacing_mm)
+    before = labels.names(label.array, table["ids"])
     label = resample(orient(label), spacing_mm, "nearest")
     present = labels.names(label.array, table["ids"])
     if not present:
         raise Quarantine("empty_label", f"no label is left at {spacing_mm} mm")
-    row = {"shape": list(scan.shape), "spacing": list(scan.spacing), "labels": present, "overlap_voxels": overlap}
+    lost = [name for name in before if name not in present]
+    row = {
+        "shape": list(scan.shape),
+        "spacing": list(scan.spacing),
+        "labels": present,
+        "empty": [name for name in table["ids"] if name not in present],
+        "overlap_voxels": overlap,
+        "detail": f"too small to be left at {spacing_mm} mm: {', '.join(lost)}" if lost else "",
+    }
     store.save(scan, folder / f"{name}.b2nd", {"key": key})
     store.save(label, folder / f"{name}_label.b2nd", {"key": key, "row": row, **table})
     return row
