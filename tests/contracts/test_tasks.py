@@ -106,7 +106,11 @@ def test_predictions_are_in_ids_of_the_data_set_on_the_grid_of_the_case(cases, e
     truth = store.open_volume(cases[0].image)
     assert found.shape == truth.shape and np.allclose(found.affine, truth.affine)
     assert set(np.unique(found.array)) <= {0, 1, 52}
-    assert json.loads((tmp_path / "predictions/labels.json").read_text()) == {"spleen": 1, "aorta": 52}
+    table = json.loads((tmp_path / "predictions/labels.json").read_text())
+    assert {row["name"]: (row["id"], row["group"]) for row in table} == {
+        "spleen": (1, "organs"),
+        "aorta": (52, "cardiac"),
+    }
 
 
 def test_a_perfect_prediction_has_dice_1_and_micro_dice(cases, tmp_path):
