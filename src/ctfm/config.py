@@ -26,7 +26,7 @@ VERSIONS = {
     "probe": 2,
     "probe-check": 1,
     "export": 1,
-    "adapt": 1,
+    "adapt": 2,
     "evaluate": 1,
     "summary": 1,
     "figures": 1,
