@@ -64,7 +64,9 @@ def summarise(table: pd.DataFrame, settings: Evaluate, cases: int | None = None)
     paper = published.values(first.dataset, cases)
     parts = [part for _, part in table.groupby(["shots", "metric"], sort=True)]
     rows = [_with_paper(row, paper) for part in parts for row in _setting(part, settings)]
-    return _adjusted(rows) + _quoted(first.task, first.dataset, cases, set(table.metric))
+    return _adjusted(rows) + _quoted(
+        first.task, first.dataset, cases, {m + end for m in set(table.metric) for end in ("", WIN_RATE)}
+    )
 
 
 def references(table: pd.DataFrame, settings: Evaluate) -> list[str]:
