@@ -89,7 +89,9 @@ def phantom_or_nothing(wildcards):
 def fetched_or_nothing(wildcards):
     """What says that a data set's root has been downloaded, when this run does that; once for each root."""
     root = cfg.datasets[wildcards.dataset].root
-    names = [n for n, entry in cfg.datasets.items() if entry.fetch and entry.root == root]
+    names = [
+        n for n, entry in cfg.datasets.items() if entry.fetch and entry.root == root
+    ]
     return [f"{O}/datasets/{name}/source.json" for name in names[:1]]
 
 
