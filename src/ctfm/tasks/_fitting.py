@@ -130,18 +130,10 @@ def train(
     recipe, fingerprint = run.recipe(), run.fingerprint
     module = (Decoding if run.pool else Segmentation)(model.net, model.preprocess, model.spacing_mm, recipe)
     sharing = data.share(run.settings.batch, loop.devices(), machine().micro_batch)
-    crops = LabelledCrops([Pair(c.case, c.image, c.label) for c in run.train], model.outputs, model.patch, run.seed)
-
-    def loader(first: int) -> Iterator[dict[str, Any]]:
-        if run.pool:
-            return run.pool.batches(module, crops, sharing, first, recipe.steps, run.shown)
-        workers, pin = machine().loader_workers, torch.cuda.is_available()
-        return data.batches(crops, sharing, first, recipe.steps, rank=loop.rank(), workers=workers, pin=pin)
-
     try:
         facts = loop.fit(
             module,
-            loader,
+            _loader(run, model, module, sharing, recipe.steps),
             steps=recipe.steps,
             steps_per_epoch=run.per_epoch,
             folder=out,
@@ -159,6 +151,21 @@ def train(
         _model.save(model, out / "model", taken)
     shape = {"patch": list(model.patch), "spacing_mm": list(model.spacing_mm)}
     return facts | taken | shape | {"frozen": run.frozen, "preprocess": model.preprocess.model_dump(mode="json")}
+
+
+def _loader(
+    run: Run, model: _model.Model, module: Segmentation, sharing: data.Share, steps: int
+) -> Callable[[int], Iterator[dict[str, Any]]]:
+    """Return what gives the batches from a step on."""
+    crops = LabelledCrops([Pair(c.case, c.image, c.label) for c in run.train], model.outputs, model.patch, run.seed)
+
+    def loader(first: int) -> Iterator[dict[str, Any]]:
+        if run.pool:
+            return run.pool.batches(module, crops, sharing, first, steps, run.shown)
+        workers, pin = machine().loader_workers, torch.cuda.is_available()
+        return data.batches(crops, sharing, first, steps, rank=loop.rank(), workers=workers, pin=pin)
+
+    return loader
 
 
 def _tell_spacing(seen: Millimetres, cases: Millimetres) -> None:
