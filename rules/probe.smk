@@ -1,10 +1,36 @@
+rule check_selection:
+    """Check that no patient whom the probe uses is in a test set, before any decoder is trained."""
+    input:
+        cases=task_cases,
+        tests=TEST_SETS,
+    output:
+        f"{O}/probe/cases.json",
+    log:
+        f"{O}/logs/probe/cases.log",
+    benchmark:
+        f"{O}/benchmarks/probe/cases.tsv"
+    priority: 1
+    conda:
+        "../envs/train.yaml"
+    resources:
+        mem_mb=more_each_try(4000),
+        runtime="10m",
+    params:
+        spec=spec_of("probe-check"),
+    shell:
+        "python -m ctfm probe-check --spec {params.spec:q} --cases {input.cases} --out {output}"
+        " {input.tests} &> {log}"
+
+
 rule probe_checkpoints:
     """Score every checkpoint of a pre-training run by few-shot probing, and choose one."""
     input:
         pretrained=f"{O}/encoders/{{encoder}}/run.json",
         cases=task_cases,
+        checked=ancient(f"{O}/probe/cases.json"),
     output:
         scores=f"{O}/probe/{{encoder}}/scores.parquet",
+        values=f"{O}/probe/{{encoder}}/cases.parquet",
         selected=f"{O}/probe/{{encoder}}/selected.json",
         run=f"{O}/probe/{{encoder}}/run.json",
     log:

@@ -4,6 +4,7 @@ rule draw_figure:
         summaries=SUMMARIES,
         metrics=METRICS,
         scores=SCORES,
+        cases=CASES,
     output:
         png=report(
             f"{O}/report/figures/{{figure}}.png",

@@ -52,3 +52,22 @@ def test_a_table_without_usable_cases_is_refused(path):
     tables.write(table, "cases", path)
     with pytest.raises(UserError, match="no usable case"):
         cases.usable(path)
+
+
+def test_few_shots_are_drawn_by_seed_or_are_the_first_of_the_data_set(tmp_path):
+    names = ["s9", "s3", "s7", "s1", "s5", "s2"]  # as meta.csv may have them: not by name
+    rows = [
+        {"case": n, "patient": n, "split": "test" if n == "s3" else "train", "status": "ok", "image": n, "label": n}
+        for n in names
+    ]
+    tables.write(tables.of("cases", rows), "cases", tmp_path / "cases.parquet")
+    table = cases.usable(tmp_path / "cases.parquet")
+
+    def drawn(shots, rule, seed=0):
+        return [case.case for case in cases.training(table, tmp_path, shots, seed, rule)]
+
+    assert drawn(3, "file_order") == drawn(0.6, "file_order", seed=1) == ["s9", "s7", "s1"]
+    assert drawn("all", "random") == sorted(set(names) - {"s3"})
+    assert len({tuple(drawn(2, "random", seed)) for seed in range(8)}) > 2
+    with pytest.raises(UserError, match="6 cases are asked for and there are 5"):
+        drawn(6, "file_order")

@@ -41,3 +41,14 @@ def test_arms_answer_to_the_papers_names():
     assert published.arm("ctfm_published") == "ctfm"
     assert published.arm("random") == "random"
     assert published.arm("ctfmx") == "ctfmx"
+
+
+def test_quoted_rows_need_something_comparable():
+    assert published.quoted("phantoms", 248, {"dice"}).empty
+    assert published.quoted("totalsegmentator", 3, {"dice"}).empty
+    rows = published.quoted("totalsegmentator", 248, {"dice"})
+    assert {"auto3dseg", "vista3d", "nnunet_totalsegmentator", "ctfm"} <= set(rows.encoder)
+    assert rows.id.is_unique
+    assert set(published.quoted("totalsegmentator", 248, {"dice_win_rate"}).encoder) == {"ctfm"}
+    official = published.quoted("totalsegmentator_official", 89, {"dice", "micro_dice"})
+    assert "simclr_intra" not in set(official.encoder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from ctfm import spec
+from ctfm import resources, spec
 from ctfm.errors import UserError
 
 CORPUS = {"corpora": {"idc": {}}}
@@ -23,6 +23,36 @@ def test_published_overlay_changes_only_what_it_names(root):
     assert (paper.patch, published.patch) == ((24, 128, 128), (32, 128, 128))
     assert published.method_options == {"temperature": 0.1, "symmetric": False}
     assert published.crops_per_scan == paper.crops_per_scan == 20
+
+
+@pytest.mark.parametrize("name", ["published", "published_weights", "ablations", "label_groups", "merlin"])
+def test_overlays_fit_the_papers_run(root, name):
+    spec.load(root / "config/config.yaml", root / f"config/{name}.yaml")
+
+
+def test_label_groups_and_merlin_name_labels_that_exist(root):
+    rows = resources.path("labels", "totalsegmentator_v2.csv").read_text().splitlines()[1:]
+    known = {row.split(",")[1]: row.split(",")[2] for row in rows}
+    groups = spec.load(root / "config/config.yaml", root / "config/label_groups.yaml").tasks
+    named = {name: task.options["labels"] for name, task in groups.items() if name != "wholebody"}
+    assert named == {group: [group] for group in ("organs", "vertebrae", "cardiac", "muscles", "ribs")}
+    assert {list(known.values()).count(group) for group in named} == {24, 26, 18, 23}
+    merlin = spec.load(root / "config/config.yaml", root / "config/merlin.yaml")
+    labels = merlin.tasks["merlin"].options["labels"]
+    assert len(set(labels)) == 20 and set(labels) <= set(known)
+    assert merlin.datasets["totalsegmentator_merlin"].split == "official"
+
+
+def test_few_shots_may_be_shares_and_the_published_ones_are(root):
+    task = spec.load(root / "config/config.yaml", root / "config/published.yaml").tasks["wholebody"]
+    assert task.shots == (0.005, 0.01, 0.02, "all") and task.few_shot == "file_order"
+    cfg = spec.load(root / "config/config.yaml")
+    for text, shots in (("5", 5), ("0.01", 0.01), ("all", "all")):
+        job = spec.spec(cfg, "adapt", task="wholebody", encoder="ctfm", shots=text, seed="1")
+        assert job["shots"] == shots and job["task"]["few_shot"] == "random"
+    for wrong in (0, 1.5, "few"):
+        with pytest.raises(UserError, match=r"tasks\.x\.shots"):
+            spec.check({"tasks": {"x": {"kind": "segment", "dataset": "d", "shots": [wrong]}}})
 
 
 def test_ablations_are_six_objectives_with_the_papers_numbers_of_crops(root):
@@ -91,6 +121,20 @@ def test_spec_names_defaults_of_plugins_and_the_version():
     assert job["version"] == 1
     assert job["pretrain"]["method_options"]["temperature"] == 0.1
     assert job["pretrain"]["encoder_options"]["blocks_down"] == [1, 2, 2, 4, 4]
+
+
+def test_what_is_only_measured_is_no_part_of_training():
+    def specs(**options):
+        task = {"kind": "segment", "dataset": "small", "options": options}
+        small = {"kind": "totalsegmentator", "root": "small"}
+        cfg = spec.check({**RUN, "datasets": {"small": small}, "tasks": {"organs": task}, "probe": {"task": "organs"}})
+        names = {"task": "organs", "encoder": "ctfm", "shots": "all", "seed": 0}
+        return [spec.spec(cfg, stage, **names) for stage in ("adapt", "probe", "evaluate")]
+
+    before, after = specs(), specs(surface=True, tolerance_mm=1)
+    assert before[:2] == after[:2]
+    assert after[2]["task"]["options"]["surface"] and not before[2]["task"]["options"]["surface"]
+    assert specs(epochs=3)[0] != before[0]
 
 
 def test_the_machine_is_no_part_of_any_spec():

@@ -9,7 +9,7 @@ from ctfm.errors import UserError
 from ctfm.files import check_writable
 from ctfm.spec import check, encoder_names, give_environment, spec
 
-STAGES = "phantom select prepare datasets pretrain probe export adapt evaluate report".split()
+STAGES = "phantom select prepare datasets pretrain probe export adapt evaluate import_published report".split()
 
 try:
     cfg = check(config)
@@ -34,7 +34,7 @@ wildcard_constraints:
     figure=one_of(cfg.report.figures.ids),
     shard=r"\d{5}",
     seed=r"\d+",
-    shots=r"\d+|all",
+    shots=r"\d+(\.\d+)?|all",
 
 
 def spec_of(stage, code=None):
@@ -86,6 +86,21 @@ def phantom_or_nothing(wildcards):
     return [f"{O}/phantom/index.parquet"] if cfg.phantom else []
 
 
+def fetched_or_nothing(wildcards):
+    """What says that a data set's root has been downloaded, when this run does that; once for each root."""
+    root = cfg.datasets[wildcards.dataset].root
+    names = [
+        n for n, entry in cfg.datasets.items() if entry.fetch and entry.root == root
+    ]
+    return [f"{O}/datasets/{name}/source.json" for name in names[:1]]
+
+
+def own_lists(wildcards):
+    """The user's own lists of cases that a data set is read with."""
+    entry = cfg.datasets[wildcards.dataset]
+    return [n for n in (entry.split, entry.exclude) if n and n.endswith(".csv")]
+
+
 def corpus_index(wildcards):
     """The volumes that an encoder is pre-trained on."""
     return f"{O}/volumes/{cfg.pretrain[wildcards.encoder].corpus}/index.parquet"
@@ -119,6 +134,15 @@ def adaptations(task):
     ]
 
 
+def published_folder(wildcards):
+    """The folder of the paper's own tables."""
+    if not cfg.report.published:
+        raise WorkflowError(
+            "report.published: name the folder of the tables published with the paper"
+        )
+    return cfg.report.published
+
+
 def task_tables(wildcards):
     """The tables per case of all runs of a task."""
     return [
@@ -134,6 +158,9 @@ EXPORTED = [
     f"{O}/encoders/{encoder}/model.safetensors"
     for encoder in [*cfg.pretrain, *cfg.encoders]
 ]
+TEST_SETS = sorted(
+    {f"{O}/datasets/{task.dataset}/cases.parquet" for task in cfg.tasks.values()}
+)
 SCORES = [
     f"{O}/probe/{encoder}/scores.parquet" for encoder in cfg.pretrain if cfg.probe
 ]
@@ -143,6 +170,8 @@ METRICS = [
     for run in adaptations(task)
 ]
 SUMMARIES = [f"{O}/evaluate/{task}/summary.parquet" for task in cfg.tasks]
+CASES = [f"{O}/datasets/{dataset}/cases.parquet" for dataset in cfg.datasets]
+PUBLISHED_FIGURES = ["fig2", "ed1"]  # those that the published tables hold data for
 FIGURES = [
     f"{O}/report/figures/{figure}.png" for figure in cfg.report.figures.ids if cfg.tasks
 ]

@@ -20,6 +20,11 @@ GOALS = {
     ],
     "evaluate": SUMMARIES,
     "figures": FIGURES,
+    "published": [
+        f"{O}/published/report/figures/{figure}.png"
+        for figure in PUBLISHED_FIGURES
+        if cfg.report.published
+    ],
     "report": [f"{O}/report/report.html"],
 }
 # Every table and weight is a goal of its own: if one is deleted, `snakemake all` makes it again.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -11,6 +12,7 @@ from ctfm import tables
 from ctfm.errors import UserError
 from ctfm.files import digest
 from ctfm.tasks import CaseFile
+from ctfm.training import sampling
 
 
 def usable(path: Path) -> pd.DataFrame:
@@ -20,16 +22,36 @@ def usable(path: Path) -> pd.DataFrame:
         UserError: it can't be read, or no case is usable.
     """
     table = tables.read("cases", path)
-    table = table[table["status"] == "ok"].sort_values("case", ignore_index=True)
+    table = table[table["status"] == "ok"].sort_values("case")  # its index still tells the data set's order
     if table.empty:
         raise UserError(f"{path}: no usable case; look at its columns 'reason' and 'detail'")
     return table
 
 
 def of_split(table: pd.DataFrame, folder: Path, split: str) -> list[CaseFile]:
-    """Return the cases of a split, sorted by name; ``folder`` is where the table lies."""
+    """Return the cases of a split in the table's order; ``folder`` is where the table lies."""
     rows = table[table["split"] == split]
     return [CaseFile(row.case, row.patient, folder / row.image, folder / row.label) for row in rows.itertuples()]
+
+
+def training(
+    table: pd.DataFrame, folder: Path, shots: float | str, seed: int, rule: Literal["random", "file_order"]
+) -> list[CaseFile]:
+    """Return the training cases of a few-shot run: drawn by seed, or the first of the data set, as published.
+
+    Args:
+        table: what ``usable`` returned.
+        folder: where the table lies.
+        shots: how many, which share of them, or ``all``.
+        seed: of the draw.
+        rule: ``file_order`` takes no notice of the seed.
+
+    Raises:
+        UserError: there are fewer than asked for.
+    """
+    if rule == "random":
+        return sampling.few_shot(of_split(table, folder, "train"), shots, seed)
+    return sampling.first(of_split(table.sort_index(), folder, "train"), shots)
 
 
 def split_hash(table: pd.DataFrame) -> str:

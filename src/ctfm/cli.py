@@ -23,7 +23,9 @@ COMMANDS = {
     "prepare": ("stages.prepare.prepare", "Download, check, convert and resample the series of one shard."),
     "prepare-index": ("stages.prepare.index", "Join all shards of a corpus and draw its quality page."),
     "datasets": ("stages.datasets.datasets", "Bring one labelled data set into the volume store."),
+    "fetch-dataset": ("stages.datasets.fetch_dataset", "Download a labelled data set whose source is open."),
     "pretrain": ("stages.pretrain.pretrain", "Pre-train one encoder without labels; resumes by itself."),
+    "probe-check": ("stages.probe.check", "Check that no patient of the probe is in a test set."),
     "probe": ("stages.probe.probe", "Score every checkpoint by few-shot probing and choose one."),
     "export": ("stages.export.export", "Write a checkpoint as weights that others can load."),
     "import-weights": (
@@ -34,6 +36,10 @@ COMMANDS = {
     "predict": ("stages.adapt.predict", "Apply an adapted model to your own scans."),
     "evaluate": ("stages.evaluate.evaluate", "Measure predictions, case by case."),
     "summary": ("stages.evaluate.summary", "Estimates and intervals over all encoders of a task."),
+    "import-published": (
+        "stages.import_published.import_published",
+        "Read tables published with the paper, to draw them like our own.",
+    ),
     "figures": ("stages.report.figures", "Draw one figure from tables."),
     "report": ("stages.report.report", "Write the self-contained report page."),
 }
@@ -78,7 +84,7 @@ def main() -> None:
 
 def overview() -> str:
     """Return the text of ``ctfm --help``: each command and its line, in the order of the workflow."""
-    lines = [f"  {name:<15} {text}" for name, (_, text) in COMMANDS.items()]
+    lines = [f"  {name:<16} {text}" for name, (_, text) in COMMANDS.items()]
     usage = "Usage: ctfm COMMAND [OPTIONS]    (ctfm COMMAND --help tells the options; ctfm --version)"
     return "\n".join([usage, "", "CT foundation models, from scans to figures.", "", *lines])
 

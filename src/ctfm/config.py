@@ -7,9 +7,12 @@ entry is the name of its folder in the results. A section that is absent switche
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from ctfm.options import PAPER_AUGMENT, Augment, Millimetres, Range, Strict, Voxels
+from ctfm.options import Objective as Objective  # for plug-ins
 
 # Raise a stage's number when its code changes what it makes; its outputs are then made anew.
 # Cheap stages (select, evaluate, summary, figures, report) need none: a digest of their code does the same by itself.
@@ -18,26 +21,17 @@ VERSIONS = {
     "select": 1,
     "plan": 1,
     "prepare": 2,
-    "datasets": 2,
+    "datasets": 3,
     "pretrain": 1,
-    "probe": 1,
+    "probe": 2,
+    "probe-check": 1,
     "export": 1,
-    "adapt": 1,
+    "adapt": 2,
     "evaluate": 1,
     "summary": 1,
     "figures": 1,
     "report": 1,
 }
-
-Millimetres = tuple[float, float, float]
-Voxels = tuple[int, int, int]
-Range = tuple[float, float]
-
-
-class Strict(BaseModel):
-    """Settings that refuse unknown keys and can't be changed once made."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Phantom(Strict):
@@ -136,7 +130,14 @@ class Dataset(Strict):
 
     kind: str = Field(description="layout: a file in src/ctfm/datasets")
     root: str = Field(description="folder of the data set as published")
-    split: str = Field("official", description="`official`, or a list resources/splits/<kind>_<split>.csv")
+    fetch: bool = Field(False, description="download it to `root` where its source is open; else it must be there")
+    split: str = Field(
+        "official", description="`official`, a list resources/splits/<kind>_<split>.csv, or the path of your own .csv"
+    )
+    exclude: str | None = Field(
+        None, description="cases to leave out: resources/exclude/<kind>_<exclude>.csv, or the path of your own .csv"
+    )
+    study_types: tuple[str, ...] = Field((), description="kinds of examination to keep; empty: all")
     spacing_mm: Millimetres = Field((1.5, 1.5, 1.5), description="spacing (z, y, x) of the stored cases, mm")
 
 
@@ -147,33 +148,6 @@ class Encoder(Strict):
     weights: str | None = Field(None, description="file or folder of weights; null: random initialisation")
     seed: int = Field(0, description="seed of a random initialisation")
     options: dict[str, Any] = Field({}, description="settings of the architecture")
-
-
-class Objective(Strict):
-    """What the settings of every pre-training objective in src/ctfm/ssl have."""
-
-    sampling: Literal["intra", "cross"] = Field(
-        "intra", description="intra: the crops of one scan are the batch; cross: all crops of the step, on all devices"
-    )
-
-
-class Augment(Strict):
-    """Random views. `p` is the probability of each operation; zero switches it off."""
-
-    resized_crop: Range = Field((0.33, 1.0), description="edge of the random crop over the patch edge")
-    flip_p: tuple[float, float, float] = Field((0.0, 0.0, 0.0), description="flip along z, y, x")
-    affine_p: float = Field(0.0, ge=0, le=1, description="random rotation and scaling")
-    rotate_rad: float = Field(0.26, ge=0, description="largest rotation about each axis, radians")
-    scale: float = Field(0.2, ge=0, lt=1, description="largest relative change of size per axis")
-    histogram_p: float = Field(0.0, ge=0, le=1, description="random monotone change of intensities")
-    histogram_points: int = Field(5, ge=3, description="control points of the histogram shift")
-    intensity_p: float = Field(0.0, ge=0, le=1, description="random factor on intensities")
-    intensity: float = Field(0.3, ge=0, description="largest relative change of intensities")
-    smooth_p: float = Field(0.0, ge=0, le=1, description="Gaussian smoothing")
-    smooth_voxels: Range = Field((0.25, 1.5), description="standard deviation of the smoothing, voxels")
-
-
-PAPER_AUGMENT = Augment(histogram_p=0.5, affine_p=0.2, intensity_p=0.5)
 
 
 class Pretrain(Strict):
@@ -205,13 +179,19 @@ class Pretrain(Strict):
     seed: int = Field(0, description="seed of weights, crops and views")
 
 
+Shots = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] | Literal["all"]
+
+
 class Task(Strict):
     """One downstream task: every encoder named is adapted to a data set and measured."""
 
     kind: str = Field(description="kind of task: a file in src/ctfm/tasks")
     dataset: str = Field(description="an entry of `datasets`")
     encoders: tuple[str, ...] = Field((), description="entries of `pretrain` and `encoders`; empty: all")
-    shots: tuple[int | Literal["all"], ...] = Field(("all",), description="labelled training cases")
+    shots: tuple[Shots, ...] = Field(("all",), description="labelled training cases; below 1: that share of them")
+    few_shot: Literal["random", "file_order"] = Field(
+        "random", description="which ones: random: drawn by seed; file_order: the first of the data set, as published"
+    )
     seeds: tuple[int, ...] = Field((0,), description="seeds: subset of cases, initialisation, augmentation")
     options: dict[str, Any] = Field({}, description="settings of the kind of task")
 
@@ -222,7 +202,15 @@ class Probe(Strict):
     task: str = Field(description="an entry of `tasks`, whose data set and kind are used")
     shots: int = Field(5, ge=1, description="training cases of the probe")
     validation: int = Field(10, ge=1, description="validation cases of the probe; test cases are never used")
-    seeds: tuple[int, ...] = Field((0,), description="seeds of the probe")
+    seeds: tuple[int, ...] = Field(
+        (0, 1, 2), min_length=1, description="seeds of the probe: its training cases, the decoder's weights, the order"
+    )
+    crops_per_case: int | None = Field(
+        4,
+        ge=1,
+        description="fixed crops of each training case, drawn once: what the frozen encoder makes of them is computed "
+        "once; null: new random crops in every epoch, for which it is computed anew",
+    )
     metric: str = Field("macro_dice", description="the score that the checkpoint is chosen by")
     options: dict[str, Any] = Field({}, description="replaces options of the task, such as fewer steps")
 
@@ -230,7 +218,12 @@ class Probe(Strict):
 class Evaluate(Strict):
     """Metrics per case, and intervals over patients."""
 
-    reference: str | None = Field("random", description="encoder that paired differences are taken against")
+    references: tuple[str, ...] = Field(
+        ("random", "suprem"), description="encoders that all others are compared with, case by case"
+    )
+    interval: Literal["bca", "percentile"] = Field(
+        "bca", description="bootstrap interval: bca corrects for bias and skew, which Dice has; percentile doesn't"
+    )
     bootstrap: int = Field(10_000, ge=100, description="bootstrap resamples")
     confidence: float = Field(0.95, gt=0, lt=1, description="coverage of the intervals")
     seed: int = Field(0, description="seed of the bootstrap")
@@ -249,6 +242,7 @@ class Report(Strict):
 
     title: str = Field("CT-FM: what was run and what came out", description="title of the page")
     figures: Figures = Field(Figures(), description="look of the figures")
+    published: str | None = Field(None, description="folder of the paper's own tables, drawn under <outdir>/published")
 
 
 class Machine(Strict):
@@ -266,6 +260,15 @@ class Machine(Strict):
     )
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
         "auto", description="auto: bf16-mixed or 16-mixed on a GPU, 32-true on a CPU"
+    )
+    cache_features: bool = Field(
+        True, description="probe: keep the frozen encoder's maps of fixed crops; false: compute them in every step"
+    )
+    cache_gigabytes: float = Field(
+        8.0, ge=0, description="main memory for these maps; larger ones are put on the disk, in the work folder"
+    )
+    predict_gigabytes: float = Field(
+        4.0, gt=0, description="main memory of a prediction, GB; with less, more windows are computed more than once"
     )
     channels_last: bool = Field(True, description="memory order of the networks: a third faster or more")
     compile: bool = Field(False, description="torch.compile: faster steps after minutes of compiling")

@@ -34,6 +34,23 @@ def comparable(dataset: str, cases: int) -> pd.DataFrame:
     return paper[(paper.dataset == dataset) & (paper.n.isna() | (paper.n == cases))]
 
 
+def quoted(dataset: str, cases: int, metrics: set[str]) -> pd.DataFrame:
+    """Return all published rows to show beside a task's own: the paper's arms, and rivals from elsewhere.
+
+    Nothing is shown where nothing is comparable. Where something is, a rival that was measured on other data of
+    the same task is shown too: its caveat and its data set say so.
+
+    Args:
+        dataset: name of the entry of ``datasets``.
+        cases: number of its test cases.
+        metrics: the metrics that the task has.
+    """
+    paper, same = table(), comparable(dataset, cases)
+    rivals = paper[paper.task.isin(set(same.task)) & ~paper.encoder.isin(OURS) & (paper.source != "paper")]
+    rows = pd.concat([same, rivals]).drop_duplicates("id")
+    return rows[rows.metric.isin(metrics)]
+
+
 def arm(encoder: str) -> str:
     """Return the arm of the paper that an encoder of ours answers to: ``ctfm_2`` is ``ctfm``; else its own name."""
     return next((name for name in OURS if encoder == name or encoder.startswith((f"{name}_", f"{name}-"))), encoder)

@@ -22,6 +22,7 @@ from ctfm.errors import UserError, nearest
 from ctfm.files import need_file
 
 MACHINE_VARIABLE = "CTFM_MACHINE"
+MEASURES = {"of": "evaluate"}  # the mark of a task's option that only says what is measured
 ENTRIES = ("corpora", "datasets", "pretrain", "encoders", "tasks")  # sections of entries that the user names
 
 
@@ -108,15 +109,13 @@ def spec(cfg: Config, stage: str, **names: Any) -> dict[str, Any]:
         },
         "plan": lambda: _plan(cfg, names["corpus"]),
         "prepare": lambda: {"prepare": cfg.prepare, "criteria": _criteria(cfg, names["corpus"])},
-        "datasets": lambda: {
-            "dataset": _entry(cfg.datasets, "datasets", names["dataset"]),
-            "name": names["dataset"],
-        },
+        "datasets": lambda: {"dataset": _entry(cfg.datasets, "datasets", names["dataset"]), "name": names["dataset"]},
         "pretrain": lambda: {"pretrain": _pretrain(cfg, names["encoder"]), "name": names["encoder"]},
         "probe": lambda: _probe(cfg, names["encoder"]),
+        "probe-check": lambda: {"probe": _section(cfg.probe, "probe"), "datasets": cfg.datasets},
         "export": lambda: _export(cfg, names["encoder"]),
-        "adapt": lambda: _adapt(cfg, names["task"], names["encoder"], names["shots"], names["seed"]),
-        "evaluate": lambda: _adapt(cfg, names["task"], names["encoder"], names["shots"], names["seed"]),
+        "adapt": lambda: _adapt(_training(cfg, names["task"]), names["encoder"], names["shots"], names["seed"]),
+        "evaluate": lambda: _adapt(_task(cfg, names["task"]), names["encoder"], names["shots"], names["seed"]),
         "summary": lambda: {"evaluate": cfg.evaluate, "task": _task(cfg, names["task"])},
         "figures": lambda: {"figures": cfg.report.figures},
         "report": lambda: {"title": cfg.report.title},
@@ -197,7 +196,15 @@ def _export(cfg: Config, name: str) -> dict[str, Any]:
 def _task(cfg: Config, name: str, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
     task = _entry(cfg.tasks, "tasks", name)
     options = _options("tasks", task.kind, {**task.options, **(changes or {})}, f"tasks.{name}")
-    return {"name": name, "kind": task.kind, "dataset": task.dataset, "options": options}
+    return {"name": name, **task.model_dump(include={"kind", "dataset", "few_shot"}), "options": options}
+
+
+def _training(cfg: Config, name: str, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return a task without the options that only say what is measured: a change of those trains nothing anew."""
+    task = _task(cfg, name, changes)
+    fields = plugins.settings("tasks", task["kind"]).model_fields
+    kept = {key: value for key, value in task["options"].items() if fields[key].json_schema_extra != MEASURES}
+    return {**task, "options": kept}
 
 
 def _probe(cfg: Config, encoder: str) -> dict[str, Any]:
@@ -205,19 +212,14 @@ def _probe(cfg: Config, encoder: str) -> dict[str, Any]:
     export = _export(cfg, encoder)
     return {
         "probe": probe.model_dump(exclude={"options"}),
-        "task": _task(cfg, probe.task, probe.options),
+        "task": _training(cfg, probe.task, probe.options),
         "name": encoder,
         "encoder": export["encoder"],
     }
 
 
-def _adapt(cfg: Config, task: str, encoder: str, shots: int | str, seed: int | str) -> dict[str, Any]:
-    return {
-        "task": _task(cfg, task),
-        "encoder": encoder,
-        "shots": shots if shots == "all" else int(shots),
-        "seed": int(seed),
-    }
+def _adapt(task: dict[str, Any], encoder: str, shots: float | str, seed: int | str) -> dict[str, Any]:
+    return {"task": task, "encoder": encoder, "shots": yaml.safe_load(str(shots)), "seed": int(seed)}
 
 
 def _entry(entries: Mapping[str, Any], section: str, name: str) -> Any:

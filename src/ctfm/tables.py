@@ -90,6 +90,8 @@ SCHEMAS = {
             "shape": INTS,
             "spacing": REALS,
             "labels": pa.list_(TEXT),  # names of the labels present
+            "empty": pa.list_(TEXT),  # names of those that the data set annotates and this case does not show
+            "overlap_voxels": INT,  # claimed by more than one mask, before resampling
         }
     ),
     # probe/<encoder>/
@@ -103,6 +105,20 @@ SCHEMAS = {
             "seed": INT,
             "metric": TEXT,
             "value": REAL,
+        }
+    ),
+    "probe_cases": pa.schema(
+        {
+            "checkpoint": TEXT,
+            "epoch": INT,
+            "seed": INT,
+            "case_id": TEXT,
+            "patient": TEXT,
+            "label": TEXT,
+            "group": TEXT,
+            "metric": TEXT,
+            "value": REAL,
+            "note": TEXT,
         }
     ),
     # evaluate/<task>/<encoder>/<shots>-<seed>.parquet
@@ -138,8 +154,12 @@ SCHEMAS = {
             "low": REAL,
             "high": REAL,
             "n": INT,  # patients
-            "method": TEXT,  # ours, published definition
-            "p_value": REAL,
+            "method": TEXT,  # ours, published definition, quoted
+            "p_value": REAL,  # Wilcoxon signed-rank over patients
+            "p_holm": REAL,  # the same, adjusted over the tests of the metric at one level (all, groups, labels)
+            "seed_estimates": REALS,  # the estimate of each training seed alone
+            "seed_low": REAL,  # Student's t interval over training seeds
+            "seed_high": REAL,
             "paper": REAL,
             "note": TEXT,
         }

@@ -7,12 +7,14 @@ from typing import Any
 from ctfm import plugins
 
 SMALL_ENCODER: dict[str, Any] = {"init_filters": 4, "blocks_down": (1, 1, 1, 1, 1)}
+OTHERS: dict[str, dict[str, Any]] = {"suprem_segresnet": {"init_filters": 8, "blocks_down": (1, 1, 1, 1)}}
 
 
 def encoder_settings(name: str) -> Any:
     """Return small settings of an encoder."""
     settings = plugins.get("encoders", name).Settings
-    return settings(**{key: value for key, value in SMALL_ENCODER.items() if key in settings.model_fields})
+    small = OTHERS.get(name, SMALL_ENCODER)
+    return settings(**{key: value for key, value in small.items() if key in settings.model_fields})
 
 
 def objective_settings(name: str) -> object:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
-from ctfm import plugins, resources
+from ctfm import plugins, resources, splits
 from ctfm.datasets import Case
 from ctfm.errors import UserError
-from ctfm.stages.datasets import split_table
 from tests.makers import write_case, write_totalsegmentator
 
 
 @pytest.mark.parametrize("name", plugins.names("datasets"))
 def test_contract(name, tmp_path):
     plugin = plugins.get("datasets", name)
-    assert {"version", "url", "sha256", "licence"} <= set(plugin.SOURCE)
+    assert {"version", "url", "checksum", "bytes", "licence"} <= set(plugin.SOURCE) and plugin.MARKER
+    kind, _, digest = (plugin.SOURCE["checksum"] or "md5:").partition(":")
+    assert len(digest) in (0, 2 * hashlib.new(kind).digest_size)  # None where the source is not open
     assert plugin.LABELS and all(0 < i < 256 for i in plugin.LABELS.values())
     assert len(set(plugin.LABELS.values())) == len(plugin.LABELS)
     assert set(plugin.GROUPS) == set(plugin.LABELS)
@@ -26,9 +29,14 @@ def test_contract(name, tmp_path):
 
 @pytest.mark.parametrize("path", sorted(resources.path("splits").glob("*.csv")), ids=lambda p: p.stem)
 def test_split_lists(path):
-    kind = next(k for k in plugins.names("datasets") if path.stem.startswith(f"{k}_"))
-    table = split_table(kind, path.stem.removeprefix(f"{kind}_"))
-    assert set(table.values()) == {"train", "val", "test"}
+    assert any(path.stem.startswith(f"{kind}_") for kind in plugins.names("datasets"))
+    assert {row["split"] for row in splits.read(path, "split").values()} == set(splits.SPLITS)
+
+
+@pytest.mark.parametrize("path", sorted(resources.path("exclude").glob("*.csv")), ids=lambda p: p.stem)
+def test_lists_of_cases_to_leave_out(path):
+    assert any(path.stem.startswith(f"{kind}_") for kind in plugins.names("datasets"))
+    assert all(row["reason"] for row in splits.read(path, "reason").values())
 
 
 @pytest.fixture
@@ -44,8 +52,14 @@ def test_totalsegmentator_has_the_117_structures_of_version_2(totalsegmentator):
 
 
 def test_totalsegmentator_paper_split(totalsegmentator):
-    splits = list(split_table("totalsegmentator", "paper").values())
-    assert [splits.count(s) for s in ("train", "val", "test")] == [928, 52, 248]
+    table = splits.read(splits.path("splits", "totalsegmentator", "paper"), "split")
+    found = [row["split"] for row in table.values()]
+    assert [found.count(s) for s in ("train", "val", "test")] == [928, 52, 248]
+
+
+def test_the_shipped_paper_split_is_the_published_one(shared_data):
+    shipped = splits.path("splits", "totalsegmentator", "paper")
+    assert shipped.read_text() == (shared_data / "splits/totalsegmentator_paper.csv").read_text()
 
 
 @pytest.mark.parametrize("separator", [";", ","])
@@ -67,6 +81,11 @@ def test_totalsegmentator_layout(totalsegmentator, tmp_path, separator):
     assert set(cases[0].labels) == {"liver", "spleen", "aorta"}
     assert cases[2].labels == tmp_path / "s0003/label.nii.gz"
     assert cases[3].labels == {}
+    assert {c.study for c in cases} == {""}
+    (tmp_path / "meta.csv").write_text("image_id;split;study_type\ns0000;train;ct thorax\n")
+    assert [c.study for c in totalsegmentator.cases(tmp_path)] == ["ct thorax"]
+    write_case(tmp_path / "s0000", merged={"liver": 5}, names=("liver",))
+    assert set(next(totalsegmentator.cases(tmp_path)).labels) == {"liver", "spleen", "aorta"}  # masks before a map
 
 
 def test_totalsegmentator_wants_its_columns(totalsegmentator, tmp_path):

@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.networks.nets.segresnet import SegResNet
 from monai.networks.nets.segresnet_ds import SegResEncoder, SegResNetDS
 from pydantic import ValidationError
 from torch.nn import functional
@@ -236,23 +237,23 @@ def by_hand(x: torch.Tensor, state: dict[str, torch.Tensor]) -> list[torch.Tenso
     return maps
 
 
+def turned(array: torch.Tensor, start: str, end: str) -> torch.Tensor:
+    """Turn the axes of (1, C, ...) from one orientation code to another, by nibabel."""
+    how = nib.orientations.ornt_transform(*map(nib.orientations.axcodes2ornt, (start, end)))
+    return torch.from_numpy(
+        np.stack([nib.orientations.apply_orientation(channel, how).copy() for channel in array[0].numpy()])
+    )[None]
+
+
 def test_suprem_is_the_u_net_on_axes_towards_right_anterior_superior():
     encoder, state = suprem()
     x = torch.rand(1, 1, 16, 24, 32, generator=torch.Generator().manual_seed(1))
-    from_spl = nib.orientations.axcodes2ornt("SPL")
-    there = nib.orientations.ornt_transform(from_spl, nib.orientations.axcodes2ornt("RAS"))
-    back = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), from_spl)
-
-    def turned(array, how):
-        channels = [nib.orientations.apply_orientation(channel, how).copy() for channel in array[0].numpy()]
-        return torch.from_numpy(np.stack(channels))[None]
-
     with torch.no_grad():
         maps = encoder(x)
-        theirs = by_hand(turned(x, there), state)
+        theirs = by_hand(turned(x, "SPL", "RAS"), state)
         alone = encoder(torch.cat([x, 1 - x]))
     for ours, other, batched in zip(maps, theirs, alone, strict=True):
-        assert torch.allclose(ours, turned(other, back), atol=1e-5)
+        assert torch.allclose(ours, turned(other, "RAS", "SPL"), atol=1e-5)
         assert torch.allclose(ours, batched[:1], atol=1e-5)  # whatever else is in the batch
 
 
@@ -279,3 +280,28 @@ def test_of_suprems_106_tensors_56_are_the_encoders(tmp_path):
     assert plugin.build(plugin.Settings()).channels == [64, 128, 256, 512]
     shape = plugin.PREPROCESS
     assert (shape.orientation, shape.spacing_mm, shape.hu_window) == ("RAS", (1.5, 1.5, 1.5), (-175, 250))
+    assert shape.adapt_patch == (96, 128, 128)
+
+
+def test_suprems_segresnet_is_monais_on_its_own_axes_and_reads_its_file(tmp_path):
+    plugin = plugins.get("encoders", "suprem_segresnet")
+    theirs = SegResNet(
+        blocks_down=[1, 2, 2, 4], blocks_up=[1, 1, 1], init_filters=16, out_channels=32, dropout_prob=0.0
+    )
+    torch.save({"net": {f"module.{k}": v for k, v in theirs.state_dict().items()}, "epoch": 2100}, tmp_path / "s.pth")
+    source = foreign.read(tmp_path / "s.pth")
+    state, report = foreign.match(source, weights.expected("suprem_segresnet", {}), (*foreign.PLAIN, *plugin.PREFIXES))
+    assert (len(report["matched"]), len(report["unexpected"]), len(source.tensors)) == (58, 25, 83)
+    assert {name.split(".")[1] for name in report["unexpected"]} == {"up_layers", "up_samples", "conv_final"}
+    net = plugin.segmenter(plugin.Settings(), 32).eval()
+    weights.load_strict(net.encoder, state, "encoder")
+    for part in ("up_samples", "up_layers", "conv_final"):
+        getattr(net, part).load_state_dict(getattr(theirs, part).state_dict())
+    x = torch.rand(1, 1, 8, 16, 24, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        wanted = theirs.eval()(turned(x, "SPL", "RAS"))
+        _, maps = theirs.encode(turned(x, "SPL", "RAS"))
+        assert torch.allclose(net(x), turned(wanted, "RAS", "SPL"), atol=1e-5)
+        for ours, other in zip(net.encoder(x), maps, strict=True):
+            assert torch.allclose(ours, turned(other, "RAS", "SPL"), atol=1e-5)
+    assert net.encoder.channels == [16, 32, 64, 128] and plugin.PREPROCESS.hu_window == (-175, 250)

@@ -13,7 +13,7 @@ from ctfm import plugins, weights
 from ctfm.errors import UserError
 from ctfm.imaging import store
 from ctfm.imaging.volume import Volume, read_image, write_nifti
-from ctfm.tasks import _model, _overlay, segment
+from ctfm.tasks import _measure, _model, _overlay, segment
 from ctfm.training import checkpoints
 from tests.makers import random_encoder, stored_cases
 
@@ -106,15 +106,18 @@ def test_predictions_are_in_ids_of_the_data_set_on_the_grid_of_the_case(cases, e
     truth = store.open_volume(cases[0].image)
     assert found.shape == truth.shape and np.allclose(found.affine, truth.affine)
     assert set(np.unique(found.array)) <= {0, 1, 52}
-    assert json.loads((tmp_path / "predictions/labels.json").read_text()) == {"spleen": 1, "aorta": 52}
+    table = json.loads((tmp_path / "predictions/labels.json").read_text())
+    assert {row["name"]: (row["id"], row["group"]) for row in table} == {
+        "spleen": (1, "organs"),
+        "aorta": (52, "cardiac"),
+    }
 
 
 def test_a_perfect_prediction_has_dice_1_and_micro_dice(cases, tmp_path):
     for case in cases:
         write_nifti(store.open_volume(case.label).load(), tmp_path / f"{case.case}.nii.gz")
     rows = segment.measure(segment.Settings(), cases, tmp_path)
-    assert {row["value"] for row in rows} == {1.0}
-    assert {row["metric"] for row in rows} == {"dice", "dice_strict", "micro_dice"}
+    assert {row["metric"]: row["value"] for row in rows} == {"dice": 1.0, "dice_strict": 1.0, "micro_dice": 1.0}
     assert {row["label"]: row["group"] for row in rows if row["metric"] == "dice"} == {
         "spleen": "organs",
         "liver": "organs",
@@ -124,6 +127,46 @@ def test_a_perfect_prediction_has_dice_1_and_micro_dice(cases, tmp_path):
     figure = segment.picture(segment.Settings(), cases[0], tmp_path)
     assert [ax.get_title() for ax in figure.axes[:3]] == ["CT", "truth", "prediction"]
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {"spleen", "liver", "aorta"}
+
+
+def test_surface_metrics_if_asked_for(cases, tmp_path):
+    truth = store.open_volume(cases[0].label).load()
+    moved = np.roll(truth.array, 1, axis=0)
+    moved[moved == 1] = 0  # the spleen is missed
+    write_nifti(Volume(moved.astype(np.float32), truth.affine), tmp_path / f"{cases[0].case}.nii.gz")
+    settings = segment.Settings(surface=True, tolerance_mm=1.0, labels=("organs",))
+    rows = segment.measure(settings, cases[:1], tmp_path)
+    assert all(set(row) == ROW for row in rows)
+    found = {(row["label"], row["metric"]): row["value"] for row in rows}
+    assert found["liver", "hd95"] == 2.0 and 0 < found["liver", "assd"] < 2 and 0 < found["liver", "nsd"] < 1
+    worst = np.linalg.norm((np.array(truth.shape) - 1) * truth.spacing)
+    assert found["spleen", "hd95"] == pytest.approx(worst) and found["spleen", "missed"] == 1
+    assert np.isnan(found["spleen", "asd"]) and found["spleen", "dice"] == found["spleen", "nsd"] == 0
+    without = segment.measure(segment.Settings(labels=("organs",)), cases[:1], tmp_path)
+    np.testing.assert_equal(without, rows[: len(without)])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda ids: np.where(ids == 5, 77, ids), "no label for: 77; predict this case anew"),
+        (lambda ids: np.where(ids == 5, 300, ids), "the prediction holds values from 0 to 300"),
+        (lambda ids: np.where(ids == 5, -1, ids), "the prediction holds values from -1 to 52"),
+        (lambda ids: np.where(ids == 5, 0.5, ids).astype(np.float32), "the prediction holds fractions"),
+        (lambda ids: np.where(ids == 5, np.nan, ids).astype(np.float32), "the prediction holds fractions"),
+    ],
+)
+def test_ids_that_are_none_of_the_data_set_are_told(change, words, cases, tmp_path):
+    truth = store.open_volume(cases[0].label).load()
+    wrong = Volume(change(truth.array.astype(np.int16)), truth.affine)
+    with pytest.raises(UserError, match=f"{cases[0].case}: .*{words}"):
+        _measure.rows(cases[0], wrong, [{"name": "liver", "id": 5, "group": "organs"}])
+
+
+def test_a_prediction_of_another_shape_is_told(cases):
+    truth = store.open_volume(cases[0].label).load()
+    with pytest.raises(UserError, match=f"{cases[0].case}: shapes differ"):
+        _measure.rows(cases[0], Volume(truth.array[1:], truth.affine), [])
 
 
 def test_bad_input_is_told(cases, encoder, tmp_path):

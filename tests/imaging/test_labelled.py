@@ -24,7 +24,18 @@ def test_a_case_is_stored_with_its_labels(tmp_path):
     assert image.load().array.dtype == np.int16 and label.load().array.dtype == np.uint8
     assert image.shape == label.shape == tuple(row["shape"]) == (14, 12, 10)
     assert row["labels"] == ["spleen", "liver", "aorta"] and row["spacing"] == [3, 3, 3]
+    assert row["empty"] == [] and row["detail"] == "" and row["overlap_voxels"] > 0
     assert label.meta["ids"] == TABLE["ids"] and label.meta["groups"] == TABLE["groups"]
+
+
+def test_a_label_that_resampling_loses_is_told(tmp_path):
+    write_case(tmp_path / "in")
+    mask = np.zeros((20, 24, 28), np.uint8)
+    mask[3, 3, 3] = 1  # between the voxels that are taken
+    nib.save(nib.Nifti1Image(mask, np.diag([1.5, 1.5, 1.5, 1])), tmp_path / "in/segmentations/spleen.nii.gz")
+    row = keep(tmp_path / "in", tmp_path, (6.0, 6.0, 6.0))
+    assert row["labels"] == ["liver"] and row["empty"] == ["spleen", "aorta"]  # the aorta is two voxels wide
+    assert row["detail"] == "too small to be left at 6x6x6 mm: spleen, aorta"
 
 
 def test_image_and_labels_stay_together_whatever_the_orientation(tmp_path):

@@ -58,6 +58,10 @@ def _truncated(folder):
     masks(folder)["liver"].write_bytes(masks(folder)["liver"].read_bytes()[:60])
 
 
+def _one_less(folder):
+    masks(folder)["liver"].unlink()
+
+
 def _none(folder):
     for path in masks(folder).values():
         path.unlink()
@@ -72,6 +76,7 @@ def _none(folder):
         (_other_shape, "grid_differs", "liver: "),
         (_truncated, "unreadable", "liver"),
         (_none, "no_labels", "neither"),
+        (_one_less, "missing_mask", "other cases have a mask of liver"),
     ],
 )
 def test_bad_labels_are_refused(tmp_path, harm, code, word):

@@ -42,35 +42,131 @@ def test_counts_sum_to_the_patients_and_repeat():
     assert (counts != intervals.resample_counts(7, 50, 4)).any()
 
 
-def test_agrees_with_scipy_bootstrap():
-    values = np.random.default_rng(0).beta(5, 2, size=(60, 4))
-    found = intervals.bootstrap(values, whole(4), Plan(20_000, 0.9, 0))["all"]
-    scipy_says = stats.bootstrap(
-        (values.mean(axis=1),), np.mean, n_resamples=20_000, confidence_level=0.9, method="percentile", rng=1
+@pytest.mark.parametrize("method", ["percentile", "bca"])
+def test_equals_scipy_on_the_same_resamples(method):
+    """scipy draws from a seeded generator as we do, so not even the Monte-Carlo error may differ."""
+    values = np.random.default_rng(0).beta(9, 1, size=(40, 4))
+    found = intervals.bootstrap(values, whole(4), Plan(3000, 0.9, 5, method))["all"]
+    says = stats.bootstrap(
+        (values.mean(axis=1),),
+        np.mean,
+        n_resamples=3000,
+        confidence_level=0.9,
+        method=method,
+        rng=np.random.default_rng(5),
     ).confidence_interval
-    assert found.low == pytest.approx(scipy_says.low, abs=6e-4)
-    assert found.high == pytest.approx(scipy_says.high, abs=6e-4)
+    assert found.low == pytest.approx(says.low, abs=1e-12)
+    assert found.high == pytest.approx(says.high, abs=1e-12)
 
 
-def test_paired_interval_agrees_with_scipy_and_is_narrower_than_unpaired():
+@pytest.mark.parametrize("method", ["percentile", "bca"])
+def test_missing_labels_agree_with_scipy_on_a_statistic_written_apart(method):
+    """A macro mean over labels that patients lack is a ratio of sums: neither scipy nor we know its closed form."""
+    rng = np.random.default_rng(4)
+    values = rng.beta(6, 1, size=(30, 3))
+    values[rng.random(values.shape) < 0.4] = NAN
+
+    def macro(index, axis):
+        return np.nanmean(np.nanmean(values[index.astype(int)], axis=1), axis=-1) if index.ndim > 1 else one(index)
+
+    def one(index):
+        return np.nanmean(np.nanmean(values[index.astype(int)], axis=0))
+
+    patients = np.flatnonzero(np.isfinite(values).any(axis=1))
+    found = intervals.bootstrap(values, whole(3), Plan(2000, 0.95, 2, method))["all"]
+    says = stats.bootstrap(
+        (patients,), macro, n_resamples=2000, method=method, rng=np.random.default_rng(2)
+    ).confidence_interval
+    assert found.low == pytest.approx(says.low, abs=1e-12)
+    assert found.high == pytest.approx(says.high, abs=1e-12)
+
+
+@pytest.mark.parametrize("method", ["percentile", "bca"])
+def test_paired_interval_agrees_with_scipy_and_is_narrower_than_unpaired(method):
     rng = np.random.default_rng(2)
     patient = rng.normal(0.8, 0.1, size=(50, 1))
     a = patient + rng.normal(0.01, 0.01, size=(50, 3))
     b = patient + rng.normal(0.0, 0.01, size=(50, 3))
-    found = intervals.compare(a, b, whole(3), Plan(20_000, 0.95, 0))["all"]
-    scipy_says = stats.bootstrap(
+    found = intervals.compare(a, b, whole(3), Plan(20_000, 0.95, 0, method))["all"]
+    says = stats.bootstrap(
         (a.mean(axis=1), b.mean(axis=1)),
         lambda x, y, axis: np.mean(x, axis=axis) - np.mean(y, axis=axis),
         paired=True,
         n_resamples=20_000,
-        method="percentile",
+        method=method,
         rng=1,
     ).confidence_interval
-    assert found.difference.low == pytest.approx(scipy_says.low, abs=2e-4)
-    assert found.difference.high == pytest.approx(scipy_says.high, abs=2e-4)
+    assert found.difference.low == pytest.approx(says.low, abs=2e-4)
+    assert found.difference.high == pytest.approx(says.high, abs=2e-4)
     single = intervals.bootstrap(a, whole(3), PLAN)["all"]
     assert found.difference.high - found.difference.low < (single.high - single.low) / 5
     assert found.p_value == pytest.approx(stats.wilcoxon(a.mean(axis=1), b.mean(axis=1)).pvalue)
+
+
+def test_bca_moves_towards_the_long_tail_and_is_percentile_without_skew():
+    skewed = 1 - np.random.default_rng(3).exponential(0.1, size=(20, 1))
+    bca, percentile = (
+        intervals.bootstrap(skewed, whole(1), Plan(5000, method=m))["all"] for m in ("bca", "percentile")
+    )
+    assert bca.low < percentile.low
+    assert bca.high < percentile.high
+    even = np.concatenate([np.linspace(-1, 1, 41)])[:, None]
+    bca, percentile = (
+        intervals.bootstrap(even, whole(1), Plan(20_000, method=m))["all"] for m in ("bca", "percentile")
+    )
+    assert bca == pytest.approx(percentile, abs=0.01)
+
+
+@pytest.mark.parametrize("method", ["percentile", "bca"])
+def test_equal_values_have_an_interval_without_width(method):
+    values = np.full((6, 2), 0.25)
+    found = intervals.bootstrap(values, whole(2), Plan(500, method=method))["all"]
+    assert found == pytest.approx((0.25, 0.25, 0.25, 6))
+    pair = intervals.compare(values, values, whole(2), Plan(500, method=method))["all"]
+    assert pair.difference == pytest.approx((0, 0, 0, 6))
+    assert (pair.p_value, pair.ties, pair.win_rate.estimate) == (1.0, 2, 0.0)
+
+
+def test_wilcoxon_by_hand():
+    """Five patients, all better, no two by as much: both of the 2^5 signings at the ends, 2 / 32."""
+    better = np.array([[0.1], [0.2], [0.3], [0.4], [0.5]])
+    assert intervals.wilcoxon(better, np.zeros((5, 1))) == pytest.approx(2 / 32)
+    ties = np.array([[0.0], [0.1], [0.1], [-0.1], [0.3], [0.3]])
+    assert intervals.wilcoxon(ties, 0 * ties) == pytest.approx(stats.wilcoxon(ties[:, 0]).pvalue)
+
+
+def test_holm_by_hand():
+    """Holm 1979: 0.01 * 4, 0.02 * 3, 0.03 * 2, 0.04 * 1, never falling, never above one."""
+    np.testing.assert_allclose(intervals.holm([0.03, 0.01, 0.04, 0.02]), [0.06, 0.04, 0.06, 0.06])
+    np.testing.assert_allclose(intervals.holm([0.01, NAN, 0.02]), [0.02, NAN, 0.02])
+    np.testing.assert_allclose(intervals.holm([0.6, 0.7]), [1.0, 1.0])
+    np.testing.assert_allclose(intervals.holm([0.01, 0.01, 0.01]), [0.03, 0.03, 0.03])
+    assert intervals.holm([]).size == 0
+    assert np.isnan(intervals.holm([NAN])).all()
+
+
+def test_holm_keeps_its_level_under_no_effect():
+    rng = np.random.default_rng(0)
+    false = sum((intervals.holm(rng.random(20)) < 0.05).any() for _ in range(1000))
+    assert 0.03 < false / 1000 < 0.07
+
+
+def test_seeds_have_a_t_interval_of_their_own():
+    found = intervals.over_seeds([0.5, 0.6, 0.7], 0.95)
+    assert found.estimate == pytest.approx(0.6)
+    assert found.high - found.estimate == pytest.approx(4.302653 * 0.1 / np.sqrt(3), rel=1e-6)
+    assert found.n == 3
+    for few in ([], [0.5], [NAN, 0.5]):
+        assert np.isnan(intervals.over_seeds(few, 0.95).low)
+    assert np.isnan(intervals.over_seeds([], 0.95).estimate)
+
+
+def test_many_patients_give_the_closed_form():
+    values = np.random.default_rng(8).normal(size=(2000, 1))
+    found = intervals.bootstrap(values, whole(1), PLAN)["all"]
+    half = 1.959964 * values.std() / np.sqrt(2000)
+    assert found.high - found.estimate == pytest.approx(half, rel=0.05)
+    assert found.estimate - found.low == pytest.approx(half, rel=0.05)
 
 
 def test_interval_covers_as_often_as_it_says():
@@ -119,9 +215,10 @@ def test_too_few_patients_give_no_interval(patients):
     assert found.n == patients
     pair = intervals.compare(values, values, whole(2), PLAN)["all"]
     assert np.isnan(pair.difference.low)
+    assert np.isnan(pair.p_value)
 
 
-def test_equal_encoders_have_p_one_and_no_patients_have_none():
+def test_equal_encoders_have_p_one_and_too_few_patients_have_none():
     values = np.random.default_rng(0).random((5, 2))
     assert intervals.wilcoxon(values, values) == 1.0
     assert np.isnan(intervals.wilcoxon(np.full((3, 2), NAN), values[:3]))

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from ctfm.config import Evaluate
-from ctfm.metrics import summary
+from ctfm.metrics import intervals, summary
 from tests import synthetic
 
 
@@ -46,3 +46,93 @@ def test_each_number_of_shots_has_its_own_difference():
         own = rows[(rows.reference == "") & (rows.group == "all") & (rows.shots == shots) & (rows.method == "ours")]
         difference = own.set_index("encoder").estimate
         assert pairs.loc[shots].estimate == pytest.approx(difference["ctfm"] - difference["random"])
+
+
+def summarised(*parts, **settings):
+    return pd.DataFrame(summary.summarise(pd.concat(parts), Evaluate(bootstrap=200, **settings)))
+
+
+def test_every_pair_of_encoder_and_reference_is_compared_once():
+    rows = summarised(*(synthetic.metrics(e) for e in ("ctfm", "random", "suprem")))
+    pairs = rows[(rows.group == "all") & (rows.reference != "")][["encoder", "reference"]].drop_duplicates()
+    assert set(pairs.itertuples(index=False, name=None)) == {
+        ("ctfm", "random"),
+        ("ctfm", "suprem"),
+        ("suprem", "random"),
+    }
+    assert (summarised(synthetic.metrics("ctfm"), synthetic.metrics("random"), references=()).reference == "").all()
+
+
+def test_holm_is_over_each_level_of_a_metric():
+    rows = summarised(*(synthetic.metrics(e, s) for e in ("ctfm", "random", "suprem") for s in ("5", "all")))
+    tested = rows[rows.p_value.notna()]
+    assert set(tested.metric) == {"dice"}
+    for level, size in (("all", 6), ("groups", 18), ("label:", 30)):
+        family = tested[tested.group.map(summary._level) == level]
+        assert len(family) == size
+        np.testing.assert_allclose(family.p_holm, intervals.holm(family.p_value))
+        assert family.note.str.endswith(f"p_holm over {size} tests").all()
+    assert rows[rows.p_value.isna()].p_holm.isna().all()
+
+
+def test_seeds_are_paired_and_kept_apart_from_the_interval_over_patients():
+    parts = [synthetic.metrics(e, seed=s) for e in ("ctfm", "random") for s in (0, 1, 2)]
+    rows = summarised(*parts)
+    rows = rows[(rows.group == "all") & (rows.method == "ours") & (rows.metric == "dice")]
+    macro = {
+        name: [p.groupby("label").value.mean().mean() for p in parts if p.encoder.iloc[0] == name]
+        for name in ("ctfm", "random")
+    }
+    single = rows[rows.reference == ""].set_index("encoder")
+    for name, values in macro.items():
+        np.testing.assert_allclose(single.loc[name].seed_estimates, values)
+    (pair,) = rows[rows.reference == "random"].itertuples()
+    by_seed = np.subtract(macro["ctfm"], macro["random"])
+    np.testing.assert_allclose(pair.seed_estimates, by_seed)
+    assert (pair.seed_low, pair.seed_high) == pytest.approx(intervals.over_seeds(by_seed, 0.95)[1:3])
+    assert pair.estimate == pytest.approx(by_seed.mean())
+    other = summarised(synthetic.metrics("ctfm", seed=0), synthetic.metrics("random", seed=9))
+    assert other[(other.reference == "random") & (other.group == "all")].seed_estimates.iloc[0] == []
+
+
+def test_the_method_of_the_intervals_is_a_setting():
+    parts = [synthetic.metrics("ctfm")]
+    low = {m: summarised(*parts, interval=m).query("group == 'all' and method == 'ours'").low.item() for m in METHODS}
+    assert low["bca"] != low["percentile"]
+    values = parts[0].pivot(index="patient", columns="label", values="value").to_numpy()
+    for method in METHODS:
+        plan = intervals.Plan(200, method=method)
+        assert low[method] == pytest.approx(intervals.bootstrap(values, {"all": range(5)}, plan)["all"].low)
+
+
+METHODS = ("bca", "percentile")
+
+
+def test_rivals_are_quoted_only_beside_the_same_data():
+    parts = [synthetic.metrics(e, dataset="totalsegmentator", patients=248) for e in ("ctfm", "random")]
+    rows = summarised(*parts)
+    quoted = rows[(rows.method == "quoted") & (rows.group == "all")].set_index(["encoder", "reference", "metric"])
+    assert quoted.loc["vista3d", "", "dice"].estimate == 0.893
+    assert np.isnan(quoted.loc["vista3d", "", "dice"].low)
+    assert "not rerun" in quoted.loc["vista3d", "", "dice"].note
+    assert quoted.loc["ctfm", "", "dice"].high == 0.9004
+    other = quoted.loc["nnunet_totalsegmentator", "", "dice"]
+    assert other.dataset == "totalsegmentator_official"
+    assert "other test split" in other.note
+    assert not (summarised(synthetic.metrics("ctfm")).method == "quoted").any()
+    merlin = summarised(synthetic.metrics("ctfm", dataset="totalsegmentator_merlin", patients=34))
+    assert set(merlin[merlin.method == "quoted"].encoder) == {"ctfm", "random", "merlin"}
+
+
+def test_all_encoders_alike_are_a_tie():
+    a = synthetic.metrics("ctfm")
+    rows = summarised(a, a.assign(encoder="random"))
+    pair = rows[(rows.reference == "random") & (rows.group == "all") & (rows.metric == "dice")].iloc[0]
+    assert (pair.estimate, pair.low, pair.high, pair.p_value, pair.p_holm) == (0, 0, 0, 1, 1)
+
+
+def test_one_patient_has_an_estimate_and_no_interval_nor_test():
+    rows = summarised(synthetic.metrics("ctfm", patients=1), synthetic.metrics("random", patients=1))
+    assert rows.estimate.notna().all()
+    ours = rows[rows.method == "ours"]
+    assert ours[["low", "high", "p_value", "p_holm"]].isna().all(axis=None)

@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 import shutil
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
 import typer
+from scipy.spatial.transform import Rotation
 
 from ctfm import cases as case_table
 from ctfm import tables
@@ -28,7 +30,13 @@ def small(monkeypatch):
 
 
 def spec(shots="all", seed=0, **options):
-    task = {"name": "wholebody", "kind": "segment", "dataset": "d", "options": {**OPTIONS, **options}}
+    task = {
+        "name": "wholebody",
+        "kind": "segment",
+        "dataset": "d",
+        "few_shot": "random",
+        "options": {**OPTIONS, **options},
+    }
     job = {"stage": "adapt", "version": 1, "task": task, "encoder": "tiny", "shots": shots, "seed": seed}
     return json.dumps(job)
 
@@ -48,6 +56,15 @@ def adapted(folder):
         patch.setenv("CTFM_MACHINE", '{"loader_workers": 0}')
         run(folder, folder / "out", spec=spec())
     return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def learnt(folder):
+    """Return the folder of an adaptation that was long enough to learn something."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CTFM_MACHINE", '{"loader_workers": 0}')
+        run(folder, folder / "learnt", spec=spec(epochs=30, learning_rate=5e-3, warmup_epochs=1, validate_every=30))
+    return folder / "learnt"
 
 
 def run(folder, out, **options):
@@ -124,9 +141,18 @@ def scan(path, affine, seed=9):
     return path / "ct.nii.gz"
 
 
-def test_a_scan_of_any_grid_is_labelled_on_its_own(adapted, by_threshold, tmp_path):
-    flips = np.array([[0, 0, -2.2, 10], [1.3, 0, 0, 20], [0, -1.9, 0, 30], [0, 0, 0, 1.0]])
-    path = scan(tmp_path / "in", flips)
+FLIPS = np.array([[0, 0, -2.2, 10], [1.3, 0, 0, 20], [0, -1.9, 0, 30], [0, 0, 0, 1.0]])
+TURN = Rotation.from_euler("xyz", (20, -15, 10), degrees=True).as_matrix()
+GRIDS = {
+    "flipped and permuted": FLIPS,
+    "oblique": np.block([[TURN * (1.3, 1.9, 2.2), np.array([[5], [-7], [9]])], [np.zeros((1, 3)), 1.0]]),
+    "thick slices": np.diag([1.5, 1.5, 5.0, 1.0]),
+}
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_a_scan_of_any_grid_is_labelled_on_its_own(adapted, by_threshold, tmp_path, grid):
+    path = scan(tmp_path / "in", GRIDS[grid])
     sitk.WriteImage(sitk.ReadImage(str(path)), str(tmp_path / "other.nrrd"))
     predict([path, tmp_path / "other.nrrd"], model=adapted / "model", out=tmp_path / "out")
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"ct.nii.gz", "other.nii.gz", "labels.json"}
@@ -134,11 +160,64 @@ def test_a_scan_of_any_grid_is_labelled_on_its_own(adapted, by_threshold, tmp_pa
     assert found.GetSize() == source.GetSize()
     for get in ("GetSpacing", "GetOrigin", "GetDirection"):
         assert np.allclose(getattr(found, get)(), getattr(source, get)(), atol=1e-4)
+    assert np.allclose(nib.load(tmp_path / "out/ct.nii.gz").affine, GRIDS[grid], atol=1e-4)
     same = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "out/other.nii.gz")))
     assert np.array_equal(same, sitk.GetArrayFromImage(found))
     ids, dense = sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(source) > 300
     dice = 2 * (dense & (ids == 52)).sum() / (dense.sum() + (ids == 52).sum())
     assert dice > 0.75 and set(np.unique(ids)) == {0, 52}  # it went through 2 mm and back
+
+
+def reoriented(image: nib.Nifti1Image, codes: str) -> nib.Nifti1Image:
+    """Return the same scan with other axes, by nibabel."""
+    ornt = nib.orientations
+    change = ornt.ornt_transform(ornt.io_orientation(image.affine), ornt.axcodes2ornt(codes))
+    return image.as_reoriented(change)
+
+
+@pytest.mark.parametrize("grid", ["oblique", "thick slices"])
+def test_a_reoriented_copy_gets_the_reoriented_labels(learnt, tmp_path, grid):
+    """With a network that finds all labels, not a stand-in. What an orientation is, nibabel says."""
+    source = nib.load(scan(tmp_path / "in", GRIDS[grid]))
+    paths = []
+    for codes in ("RAS", "LPS", "SPL", "AIR", "ILP"):
+        paths.append(tmp_path / f"{codes}.nii.gz")
+        nib.save(reoriented(source, codes), paths[-1])
+    predict(paths, model=learnt, out=tmp_path / "out")
+    first = nib.load(tmp_path / "out/RAS.nii.gz")
+    assert np.unique(first.dataobj).tolist() == [0, 1, 5, 52]
+    for path in paths[1:]:
+        found = nib.load(tmp_path / "out" / path.name)
+        wanted = reoriented(first, path.name.split(".")[0])
+        assert np.allclose(found.affine, nib.load(path).affine, atol=1e-4)
+        assert np.array_equal(np.asarray(found.dataobj), np.asarray(wanted.dataobj))
+
+
+def test_the_label_table_and_what_was_done_are_for_machines(adapted, tmp_path, capsys, caplog):
+    caplog.set_level("INFO")
+    good = scan(tmp_path / "in", np.diag([2.0, 2, 2, 1]))
+    (tmp_path / "torn.nii").write_bytes(b"torn")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/torn.nii.gz").write_bytes(b"of an earlier call")
+    with pytest.raises(typer.Exit):
+        predict([good, tmp_path / "torn.nii"], model=adapted / "model", out=tmp_path / "out", as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    about = json.loads((adapted / "model/model.json").read_text())
+    assert told["preprocessing"]["spacing_mm"] == about["spacing_mm"] == [2, 2, 2]
+    assert told["preprocessing"]["hu_window"] == about["preprocess"]["hu_window"]
+    assert [(row["name"], row["label_map"], row["reason"]) for row in told["scans"]] == [
+        ("ct", "ct.nii.gz", ""),
+        ("torn", "", "unreadable"),
+    ]
+    assert not (tmp_path / "out/torn.nii.gz").exists()
+    table = json.loads((tmp_path / "out/labels.json").read_text())
+    assert [(row["id"], row["name"], row["group"]) for row in table] == [
+        (1, "spleen", "organs"),
+        (5, "liver", "organs"),
+        (52, "aorta", "cardiac"),
+    ]
+    assert len({row["colour"] for row in table}) == 3 and all(len(row["colour"]) == 7 for row in table)
+    assert '"hu_window": [-1024.0, 2048.0]' in caplog.text and "layers of windows" in caplog.text
 
 
 def test_one_broken_scan_costs_only_itself(adapted, tmp_path):
@@ -160,9 +239,18 @@ def test_one_broken_scan_costs_only_itself(adapted, tmp_path):
     assert not (tmp_path / "out/failures.json").exists() and (tmp_path / "out/ct-2.nii.gz").exists()
 
 
-def test_a_missing_model_is_told(tmp_path):
-    with pytest.raises(UserError, match="name the folder 'model'"):
+def test_a_missing_model_is_told(folder, tmp_path):
+    with pytest.raises(UserError, match="name what 'ctfm adapt' made"):
         predict([tmp_path / "a.nii.gz"], model=tmp_path, out=tmp_path / "out")
+    with pytest.raises(UserError, match="this is an encoder alone: fine-tune it"):
+        predict([tmp_path / "a.nii.gz"], model=folder / "tiny", out=tmp_path / "out")
+
+
+def test_too_little_memory_is_told(adapted, tmp_path, monkeypatch):
+    monkeypatch.setenv("CTFM_MACHINE", '{"predict_gigabytes": 1.5}')
+    path = scan(tmp_path / "in", np.diag([2.0, 2, 2, 1]))
+    with pytest.raises(UserError, match=r"predict_gigabytes: 1.5 is too little for this model; it needs 1.7"):
+        predict([path], model=adapted, out=tmp_path / "out")
 
 
 def test_a_real_dicom_series_gets_labels_where_they_are(adapted, by_threshold, tmp_path, shared_data):

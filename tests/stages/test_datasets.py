@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import json
 
+import nibabel as nib
+import numpy as np
 import pandas as pd
 import pytest
 
-from ctfm import plugins, resources, tables
-from ctfm.datasets import Case
+from ctfm import files, plugins, tables
 from ctfm.errors import UserError
 from ctfm.imaging import store
-from ctfm.stages.datasets import datasets
+from ctfm.stages.datasets import datasets, fetch_dataset
 from tests.makers import write_totalsegmentator
 
 SPLITS = {"s0000": "train", "s0001": "train", "s0002": "val", "s0003": "test", "s0004": "train"}
@@ -65,30 +66,38 @@ def test_several_processes_make_the_same(data, tmp_path, monkeypatch):
     assert (tmp_path / "two/volumes/s0000.b2nd").read_bytes() == (tmp_path / "one/volumes/s0000.b2nd").read_bytes()
 
 
-def test_a_list_takes_the_place_of_the_official_split(data, tmp_path, monkeypatch):
-    folder = tmp_path / "resources/splits"
-    folder.mkdir(parents=True)
-    (folder / "totalsegmentator_mine.csv").write_text("case,split\ns0003,train\ns0000,val\ns0001,test\ns0099,test\n")
-    monkeypatch.setattr(resources, "FOLDER", tmp_path / "resources")
-    datasets(out=tmp_path / "out", spec=spec(data, "mine"))
+def test_a_list_of_ones_own_takes_the_place_of_the_official_split(data, tmp_path):
+    mine = tmp_path / "mine.csv"
+    mine.write_text("case,split\ns0003,train\ns0000,val\ns0001,test\n")
+    datasets(out=tmp_path / "out", spec=spec(data, str(mine)))
     table = pd.read_parquet(tmp_path / "out/cases.parquet").set_index("case")
     assert table.loc[["s0003", "s0000", "s0001"], "split"].tolist() == ["train", "val", "test"]
-    assert table.loc["s0099", ["status", "reason"]].tolist() == ["excluded", "absent"]
     assert table.loc["s0002", ["status", "reason"]].tolist() == ["excluded", "not_in_split"]
-    (folder / "totalsegmentator_mine.csv").write_text("case,split\ns0003,training\n")
-    with pytest.raises(UserError, match=r"'training'.*must be one of train, val, test"):
-        datasets(out=tmp_path / "out", spec=spec(data, "mine"))
+    assert json.loads((tmp_path / "out/run.json").read_text())["lists"] == {"splits": files.sha256(mine)}
+    mine.write_text("case,split\ns0003,train\ns0099,test\n")
+    with pytest.raises(UserError, match=r"mine.csv: 1 of its 2 cases are not in .*: s0099; complete the data set"):
+        datasets(out=tmp_path / "out", spec=spec(data, str(mine)))
 
 
-def test_a_patient_in_two_splits_is_refused(data, tmp_path, monkeypatch):
-    plugin = plugins.get("datasets", "totalsegmentator")
-    twins = [
-        Case(c.case, "p1" if c.case in ("s0000", "s0003") else c.case, c.split, c.image, c.labels)
-        for c in plugin.cases(data)
-    ]
-    monkeypatch.setattr(plugin, "cases", lambda root: iter(twins))
-    with pytest.raises(UserError, match=r"patient 'p1' is in two splits, 'train' and 'test'"):
-        datasets(out=tmp_path / "out", spec=spec(data))
+def test_missing_and_empty_masks_are_told(data, tmp_path):
+    (data / "s0001/segmentations/liver.nii.gz").unlink()
+    liver = nib.load(data / "s0002/segmentations/liver.nii.gz")
+    nib.save(nib.Nifti1Image(np.zeros(liver.shape, np.uint8), liver.affine), data / "s0002/segmentations/liver.nii.gz")
+    datasets(out=tmp_path / "out", spec=spec(data))
+    table = pd.read_parquet(tmp_path / "out/cases.parquet").set_index("case")
+    assert table.loc["s0001", "reason"] == "missing_mask" and "mask of liver;" in table.loc["s0001", "detail"]
+    assert table.loc["s0002", "status"] == "ok" and list(table.loc["s0002", "empty"]) == ["liver"]
+    assert list(table.loc["s0000", "empty"]) == [] and table.loc["s0000", "overlap_voxels"] > 0
+
+
+def test_structures_without_a_mask_in_any_case_are_left_out(data, tmp_path):
+    for case in SPLITS:
+        (data / case / "segmentations/liver.nii.gz").unlink()
+    datasets(out=tmp_path / "out", spec=spec(data))
+    table = pd.read_parquet(tmp_path / "out/cases.parquet")
+    assert (table["status"] == "ok").all()
+    meta = store.open_volume(tmp_path / "out/volumes/s0000_label.b2nd").meta
+    assert set(meta["ids"]) == set(meta["groups"]) == {"spleen", "aorta"}
 
 
 def test_no_usable_case_is_an_error(data, tmp_path):
@@ -98,6 +107,16 @@ def test_no_usable_case_is_an_error(data, tmp_path):
         datasets(out=tmp_path / "out", spec=spec(data))
     with pytest.raises(UserError, match="no such folder"):
         datasets(out=tmp_path / "out", spec=spec(tmp_path / "nowhere"))
+
+
+def test_a_data_set_that_is_there_is_not_fetched(data, tmp_path, monkeypatch):
+    fetch_dataset(out=tmp_path / "out", spec=spec(data))
+    told = json.loads((tmp_path / "out/source.json").read_text())
+    assert told["fetched"] is False and told["version"] == "2.0.1"
+    plugin = plugins.get("datasets", "totalsegmentator")
+    monkeypatch.setitem(plugin.SOURCE, "checksum", None)
+    with pytest.raises(UserError, match=f"can't be fetched: get it from {plugin.SOURCE['url']}"):
+        fetch_dataset(out=tmp_path / "out", spec=spec(data))
 
 
 def test_the_real_abdomen(shared_data, tmp_path):

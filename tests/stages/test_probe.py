@@ -1,26 +1,32 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
-from ctfm import plugins, tables
+from ctfm import plugins, tables, weights
 from ctfm.errors import UserError
-from ctfm.stages.probe import probe, select
-from ctfm.training import seeds
+from ctfm.stages.probe import check, probe
+from ctfm.training import checkpoints, seeds
 from tests import makers
 
 OPTIONS = {"patch": [16, 32, 32], "epochs": 2, "batch": 2, "overlap": 0.0, "labels": ["liver", "spleen"]}
 ENCODER = {"init_filters": 4, "blocks_down": [1, 1, 1, 1, 1]}
+NAMES = {"probe_cases": "cases", "scores": "scores"}
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     torch.set_num_threads(1)
     monkeypatch.setenv("CTFM_MACHINE", '{"loader_workers": 0}')
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", "0"))  # put back after
 
 
 def checkpoint(path: Path, epoch: int, fingerprint="run") -> None:
@@ -43,9 +49,10 @@ def folder(tmp_path):
     return tmp_path
 
 
-def spec(shots=2, validation=2, seeds=(0, 1), metric="macro_dice"):
+def spec(shots=2, validation=2, seeds=(0, 1), metric="macro_dice", crops=2, **options):
     section = {"task": "wholebody", "shots": shots, "validation": validation, "seeds": seeds, "metric": metric}
-    task = {"name": "wholebody", "kind": "segment", "dataset": "d", "options": OPTIONS}
+    section["crops_per_case"] = crops
+    task = {"name": "wholebody", "kind": "segment", "dataset": "d", "options": OPTIONS | options}
     encoder = {"kind": "segresnet", "options": ENCODER}
     return json.dumps(
         {"stage": "probe", "version": 1, "probe": section, "task": task, "name": "ctfm", "encoder": encoder}
@@ -66,7 +73,17 @@ def test_every_checkpoint_and_seed_is_scored_and_the_best_chosen(folder, caplog)
     chosen = json.loads((folder / "out/selected.json").read_text())
     means = table[table["metric"] == "macro_dice"].groupby("checkpoint")["value"].mean()
     assert chosen["checkpoint"] == means.idxmax() and chosen["value"] == pytest.approx(means.max())
+    assert chosen["interval"][0] <= chosen["value"] <= chosen["interval"][1] and len(chosen["seed_values"]) == 2
     assert not (folder / "out/work").exists()
+
+
+def test_values_of_every_case_are_kept_and_give_the_scores(folder):
+    run(folder)
+    values, table = (tables.read(name, folder / f"out/{file}.parquet") for name, file in NAMES.items())
+    assert values.groupby(["checkpoint", "seed"])["case_id"].nunique().eq(2).all()
+    dice = values[values["metric"] == "dice"].groupby(["checkpoint", "seed", "label"])["value"].mean()
+    macro = table[table["metric"] == "macro_dice"].set_index(["checkpoint", "seed"])["value"]
+    pd.testing.assert_series_equal(dice.groupby(["checkpoint", "seed"]).mean(), macro, check_names=False)
 
 
 def test_test_cases_are_never_used_and_sides_are_apart(folder):
@@ -110,19 +127,97 @@ def test_too_few_cases_and_unknown_metrics_are_told(folder):
         run(folder)
 
 
-def scores(**values):
-    rows = [
-        {"checkpoint": name, "epoch": int(name[1:]), "seed": seed, "metric": "m", "value": value}
-        for name, found in values.items()
-        for seed, value in enumerate(found)
-    ]
-    return pd.DataFrame(rows)
+def test_encoders_keep_their_statistics(folder, monkeypatch):
+    task, states = plugins.get("tasks", "segment"), {}
+
+    def fit(options, encoder, train, val, work, **others):
+        facts = original(options, encoder, train, val, work, **others)
+        states[work.name] = weights.read_tensors(work / "model/model.safetensors")
+        return facts
+
+    original = task.fit
+    monkeypatch.setattr(task, "fit", fit)
+    run(folder)
+    for epoch in (1, 3):
+        saved = checkpoints.encoder(checkpoints.read(folder / f"ctfm/checkpoints/epoch={epoch:04d}.ckpt"))
+        assert any("running_var" in key for key in saved)
+        for seed in (0, 1):
+            found = states[f"epoch={epoch:04d}-{seed}"]
+            assert all(torch.equal(found[f"encoder.{key}"], value) for key, value in saved.items())
 
 
-def test_equals_go_to_the_earliest_and_means_are_over_seeds():
-    chosen = select(scores(e9=(0.5, 0.7), e3=(0.6, 0.6 - 1e-7), e1=(0.9, 0.1)), "m")
-    assert (chosen["checkpoint"], chosen["epoch"]) == ("e3", 3)
-    assert chosen["why"] == "highest mean m over 2 seed(s) of 3 checkpoints; the earliest of 2 equal ones"
-    assert select(scores(e1=(0.1,), e2=(float("nan"),), e3=(0.2,)), "m")["checkpoint"] == "e3"
-    with pytest.raises(UserError, match="was not measured"):
-        select(scores(e1=(float("nan"),)), "m")
+def test_kept_maps_and_computed_ones_give_the_same_scores(folder, monkeypatch):
+    found = []
+    for machine in ({}, {"cache_features": False}, {"cache_gigabytes": 0}):
+        monkeypatch.setenv("CTFM_MACHINE", json.dumps({"loader_workers": 0, **machine}))
+        run(folder)
+        found.append({name: tables.read(name, folder / f"out/{file}.parquet") for name, file in NAMES.items()})
+    for name in NAMES:
+        pd.testing.assert_frame_equal(found[0][name], found[1][name], check_exact=True)
+        pd.testing.assert_frame_equal(found[0][name], found[2][name], check_exact=True)
+
+
+def test_new_crops_in_every_epoch_keep_nothing_and_say_so(folder, caplog):
+    caplog.set_level("INFO")
+    run(folder, crops=None, seeds=(0,))
+    assert "new random crops in every epoch" in caplog.text and "GB in" not in caplog.text
+    assert len(tables.read("scores", folder / "out/scores.parquet")) == 4
+
+
+def test_a_killed_probe_ends_as_one_left_alone(folder):
+    options = {"seeds": (0,), "epochs": 12}
+    run(folder, **options)
+    whole = {name: tables.read(name, folder / f"out/{file}.parquet") for name, file in NAMES.items()}
+    command = [sys.executable, "-m", "ctfm", "probe", "--spec", spec(**options), "--pretrained", folder / "ctfm"]
+    command += ["--cases", folder / "cases/cases.parquet", "--out", folder / "killed"]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
+    saved = folder / "killed/work/epoch=0001-0/checkpoints/last.ckpt"
+    limit = time.monotonic() + 60
+    while not saved.exists() and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    assert saved.exists() and not (folder / "killed/scores.parquet").exists()
+    out = folder / "killed"
+    probe(pretrained=folder / "ctfm", cases=folder / "cases/cases.parquet", out=out, spec=spec(**options))
+    for name, file in NAMES.items():
+        pd.testing.assert_frame_equal(whole[name], tables.read(name, out / f"{file}.parquet"), check_exact=True)
+
+
+def leak(path: Path, patient: str) -> None:
+    """Give a test case to another patient."""
+    table = tables.read("cases", path)
+    table.loc[table.index[table["split"] == "test"][0], "patient"] = patient
+    tables.write(table, "cases", path)
+
+
+def test_a_patient_of_the_test_split_stops_it_before_anything_is_trained(folder, monkeypatch):
+    monkeypatch.setattr(plugins.get("tasks", "segment"), "fit", None)
+    leak(folder / "cases/cases.parquet", "s0004")
+    with pytest.raises(UserError, match="patient 's0004' is in the test split and in the probe"):
+        run(folder)
+
+
+def checked(folder, *names, **kinds):
+    job = {"stage": "probe-check", "version": 1, "probe": json.loads(spec())["probe"]}
+    job["datasets"] = {name: {"kind": kind} for name, kind in kinds.items()}
+    paths = [folder / name / "cases.parquet" for name in names]
+    check(cases=folder / "cases/cases.parquet", out=folder / "cases.json", tests=paths, spec=json.dumps(job))
+    return json.loads((folder / "cases.json").read_text())
+
+
+def test_patients_are_kept_apart_from_the_tests_of_every_data_set_of_the_kind(folder):
+    """Another split of the same scans is another data set: the paper chose its checkpoint on scans it tested on."""
+    makers.case_table(folder / "resplit", {"test": 1, "train": 6})
+    kinds = {"cases": "totalsegmentator", "resplit": "totalsegmentator"}
+    found = checked(folder, "cases", **kinds)
+    run(folder)
+    facts = json.loads((folder / "out/run.json").read_text())
+    assert found.pop("test_cases_kept_apart") == {"cases": 2}
+    assert found == {name: facts[name] for name in ("train", "validation")}
+    used = {*found["validation"], *(name for names in found["train"].values() for name in names)}
+    leak(folder / "resplit/cases.parquet", sorted(used)[0])
+    with pytest.raises(UserError, match="in the test split and in the probe, of the data set 'resplit'"):
+        checked(folder, "cases", "resplit", **kinds)
+    other = checked(folder, "cases", "resplit", **kinds | {"resplit": "another"})  # its names mean other patients
+    assert other["test_cases_kept_apart"] == {"cases": 2}

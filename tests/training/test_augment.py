@@ -5,13 +5,21 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
+from scipy.stats import ks_2samp, kstest
 from torch.nn import functional as F
 
 from ctfm.config import Augment
 from ctfm.training import augment, seeds
 
 ALL = Augment(
-    flip_p=(0.5, 0.5, 0.5), affine_p=0.5, histogram_p=0.5, intensity_p=0.5, smooth_p=0.5, resized_crop=(0.5, 1.0)
+    flip_p=(0.5, 0.5, 0.5),
+    affine_p=0.5,
+    histogram_p=0.5,
+    intensity_p=0.5,
+    smooth_p=0.5,
+    resized_crop=(0.5, 1.0),
+    shift_p=0.5,
+    noise_p=0.5,
 )
 SHAPE = (12, 20, 24)
 
@@ -111,6 +119,8 @@ def test_each_operation_strikes_its_share_of_samples_and_no_more():
         "histogram": (drawn["points"] - ramp).abs().gt(1e-6).any(1).float().mean(),
         "smooth": (drawn["sigma"] > 0).any(1).float().mean(),
         "intensity": (drawn["factor"] != 1).float().mean(),
+        "shift": (drawn["offset"] != 0).float().mean(),
+        "noise": (drawn["noise"] > 0).float().mean(),
     }
     assert all(abs(float(share) - 0.5) < 0.04 for share in struck.values()), struck
     assert drawn["size"].min() >= 0.5 and drawn["size"].max() <= 1 and abs(drawn["size"].mean() - 0.75) < 0.01
@@ -118,6 +128,9 @@ def test_each_operation_strikes_its_share_of_samples_and_no_more():
     assert drawn["angles"].abs().max() <= 0.26 and (drawn["zoom"] - 1).abs().max() <= 0.2 + 1e-6
     spared = augment.draw(100, Augment(resized_crop=(1, 1)), torch.Generator().manual_seed(0))
     assert (spared["angles"] == 0).all() and (spared["zoom"] == 1).all() and (spared["factor"] == 1).all()
+    assert (spared["offset"] == 0).all() and (spared["noise"] == 0).all()
+    assert drawn["offset"].abs().max() <= 0.1 and drawn["noise"].max() <= 0.1
+    assert len(drawn["seed"].unique()) == 4000
 
 
 def test_views_depend_on_the_generator_alone_and_stay_in_range():
@@ -149,6 +162,38 @@ def test_labels_move_with_their_images():
     assert ((moved > 0.5) == (moved_labels > 0))[far].float().mean() > 0.999
     _, same = augment.paired(x, labels, settings, seeds.torch_generator("cpu", 3))
     assert same.shape == labels.shape
+
+
+def test_a_shift_is_monais():
+    x, drawn = images(2), neutral(2)
+    drawn["offset"], drawn["factor"] = torch.tensor([0.07, -0.1]), torch.tensor([1.2, 0.9])
+    got = augment.apply(x, drawn, Augment(resized_crop=(1, 1), shift_p=1, intensity_p=1))
+    for i, (factor, offset) in enumerate(((0.2, 0.07), (-0.1, -0.1))):
+        theirs = mt.ShiftIntensity(offset)(mt.ScaleIntensity(minv=None, maxv=None, factor=factor)(x[i]))
+        assert torch.allclose(got[i], torch.as_tensor(np.asarray(theirs)).clamp(0, 1), atol=1e-6)
+
+
+def test_noise_is_normal_and_belongs_to_the_sample_and_the_voxel():
+    seeds_of = torch.randint(2**31, (6,), generator=torch.Generator().manual_seed(1))
+    shape = torch.Size((32, 48, 40))
+    made = augment.noise(seeds_of, shape)
+    assert made.shape == (6, 1, *shape) and made.dtype == torch.float32
+    assert torch.equal(augment.noise(seeds_of[4:5], shape), made[4:5])  # however a batch is cut
+    for one in made:
+        assert kstest(one.ravel()[::7].numpy(), "norm").pvalue > 1e-3
+    values = made.flatten(1).double()
+    assert (values.mean(1).abs() < 0.015).all() and ((values.std(1) - 1).abs() < 0.015).all()
+    apart = torch.corrcoef(torch.cat([values, values[:1].roll(1, 1), values[:1].roll(40, 1)]))
+    assert (apart - torch.eye(len(apart))).abs().max() < 0.02  # other samples, neighbours along x and along y
+
+
+def test_the_strength_of_the_noise_is_drawn_as_monai_draws_it():
+    still = Augment(resized_crop=(1, 1), noise_p=1)
+    grey = torch.full((400, 1, 6, 8, 8), 0.5)
+    ours = (augment.views(grey, still, torch.Generator().manual_seed(0)) - grey).flatten(1).std(1)
+    theirs = mt.RandGaussianNoise(prob=1.0, mean=0.0, std=0.1).set_random_state(0)
+    wanted = [float((torch.as_tensor(np.asarray(theirs(one))) - one).std()) for one in grey]
+    assert ks_2samp(ours.numpy(), wanted).pvalue > 1e-3
 
 
 def test_crop_flip_and_intensity_are_monais():

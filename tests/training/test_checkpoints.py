@@ -97,3 +97,21 @@ def test_when_the_last_is_damaged_the_newest_of_the_others_is_taken(tmp_path, ca
     last.unlink()  # killed between two renames
     assert checkpoints.newest(folder, "a") == folder / checkpoints.name(1)
     assert sorted(p.name for p in folder.iterdir()) == ["epoch=0000.ckpt", "epoch=0001.ckpt", "previous.ckpt"]
+
+
+def test_of_a_run_only_its_own_undamaged_ones_are_taken(tmp_path, caplog):
+    for epoch in (2, 10):
+        put(tmp_path / checkpoints.name(epoch), epoch)
+    put(tmp_path / checkpoints.name(3), 3, "b")
+    (tmp_path / checkpoints.name(4)).write_bytes(b"torn")
+    flipped = put(tmp_path / checkpoints.name(5), 5)
+    weight = torch.full((3,), 5.0).numpy().tobytes()
+    content = flipped.read_bytes()
+    assert content.count(weight) == 1
+    flipped.write_bytes(content.replace(weight, b"\x01" + weight[1:]))
+    assert checkpoints.read(flipped)["state_dict"]["w"][0] != 5  # read without complaint
+    assert [p.name for p in checkpoints.of_run(tmp_path, "a")] == ["epoch=0002.ckpt", "epoch=0010.ckpt"]
+    assert "epoch=0004.ckpt: not a readable" in caplog.text and "epoch=0005.ckpt: damaged" in caplog.text
+    assert "epoch=0003" not in caplog.text
+    with pytest.raises(UserError, match="no checkpoint of this run"):
+        checkpoints.of_run(tmp_path, "c")

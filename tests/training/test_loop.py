@@ -181,3 +181,19 @@ def test_precision_follows_the_machine(monkeypatch):
 def test_it_trains_on_a_gpu(tmp_path):
     _, facts = run(tmp_path)
     assert facts["steps"] == STEPS and facts["gpu_hours"] >= 0
+
+
+@pytest.mark.parametrize(("seen", "one"), [("2,3", "2"), ("", ""), (None, "0")])
+def test_one_device_is_the_first_that_is_visible(monkeypatch, seen, one):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "9" if seen is None else seen)
+    if seen is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    loop.use_one_device()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == one
+
+
+def test_a_context_computes_in_the_machines_precision(monkeypatch):
+    for name, kind in {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}.items():
+        monkeypatch.setenv("CTFM_MACHINE", f'{{"precision": "{name}"}}')
+        with loop.autocast(torch.device("cpu")):
+            assert torch.nn.Linear(2, 2)(torch.zeros(1, 2)).dtype == kind

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import chisquare
 
 from ctfm.errors import UserError
 from ctfm.training import sampling
@@ -17,6 +18,15 @@ def test_few_shot_subsets_are_nested_and_known_by_their_seed():
     assert five != sampling.few_shot(NAMES, 5, 4)
     assert five != NAMES[:5]  # not the first rows of the file
     assert sampling.few_shot(NAMES, "all", 3) == NAMES
+
+
+def test_a_share_is_rounded_and_is_at_least_one():
+    scans = list(range(928))  # as published: 0.5, 1 and 2 % are 5, 9 and 19 scans
+    assert [len(sampling.first(scans, share)) for share in (0.005, 0.01, 0.02)] == [5, 9, 19]
+    assert len(sampling.first(list(range(1082)), 0.05)) == 54 and sampling.first(scans, 0.02) == scans[:19]
+    assert len(sampling.few_shot(NAMES, 0.001, 0)) == 1 and sampling.first(NAMES, "all") == NAMES
+    assert sampling.few_shot(NAMES, 0.25, 3) == sampling.few_shot(NAMES, 10, 3)
+    assert sampling.few_shot([], 0, 0) == []
 
 
 def test_too_many_shots_are_refused():
@@ -53,6 +63,14 @@ def test_crops_are_even_over_labels_and_inside():
         for number in hits:
             hits[number] += number in crop
     assert hits[9] >= 270 and hits[200] >= 270 and hits[4] >= 270  # a third each, and neighbours
+
+
+def test_the_label_in_the_centre_is_drawn_evenly_whatever_its_size():
+    array, patch = labels(), (1, 1, 1)  # such a crop is its centre alone
+    where = sampling.index(array, generator(0, "index"))
+    drawn = [array[sampling.crop_start(where, array.shape, patch, generator(1, "crop", i))] for i in range(3000)]
+    counts = [drawn.count(number) for number in (0, 4, 9, 200)]
+    assert counts[0] == 0 and chisquare(counts[1:]).pvalue > 1e-3
 
 
 def test_a_small_scan_is_centred():

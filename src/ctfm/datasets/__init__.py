@@ -16,6 +16,7 @@ class Case:
         split: train, val or test in the data set's own split; empty when it has none.
         image: the CT.
         labels: one mask per structure by name, or one map of ids.
+        study: kind of examination; empty where the data set doesn't say.
     """
 
     case: str
@@ -23,3 +24,4 @@ class Case:
     split: str
     image: Path
     labels: dict[str, Path] | Path
+    study: str = ""

@@ -2,8 +2,9 @@
 
 Layout as published: ``meta.csv`` and, per case, ``sNNNN/ct.nii.gz`` with one mask per structure in
 ``sNNNN/segmentations/<structure>.nii.gz``; or, in place of the masks, one map ``sNNNN/label.nii.gz`` of
-the ids of version 2. Masks are known by their name, never by their order. They overlap in a few voxels:
-there the later id wins (masks are laid down by ascending id).
+the ids of version 2; where a case has both, the masks count. Masks are known by their name, never by their order.
+They overlap in a few voxels: there the higher id wins, for masks are laid down by ascending id, as TotalSegmentator
+itself joins them.
 
 Source: Wasserthal et al., Radiology: Artificial Intelligence 2023, doi:10.1148/ryai.230024.
 """
@@ -23,10 +24,11 @@ from ctfm.errors import UserError
 SOURCE = {
     "version": "2.0.1",
     "url": "https://zenodo.org/records/10047292/files/Totalsegmentator_dataset_v201.zip",
-    "sha256": None,  # the publisher gives MD5 only
-    "md5": "fe250e5718e0a3b5df4c4ea9d58a62fe",
+    "bytes": 23_581_218_285,
+    "checksum": "md5:fe250e5718e0a3b5df4c4ea9d58a62fe",  # as Zenodo has it, which gives no other
     "licence": "CC BY 4.0",
 }
+MARKER = "meta.csv"  # where it is, the data set is
 _TABLE = pd.read_csv(resources.path("labels", "totalsegmentator_v2.csv"))
 LABELS: dict[str, int] = {str(name): int(number) for name, number in zip(_TABLE["name"], _TABLE["id"], strict=True)}
 GROUPS: dict[str, str] = {str(name): str(group) for name, group in zip(_TABLE["name"], _TABLE["group"], strict=True)}
@@ -38,10 +40,10 @@ def check(root: Path) -> None:
     Raises:
         UserError: the folder or its ``meta.csv`` is missing, or ``meta.csv`` lacks a column.
     """
-    remedy = f"unpack the data set there ({SOURCE['url']}, {SOURCE['licence']}), or correct 'root'"
+    remedy = f"set 'fetch: true', unpack {SOURCE['url']} ({SOURCE['licence']}) there, or correct 'root'"
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; {remedy}")
-    meta = root / "meta.csv"
+    meta = root / MARKER
     if not meta.is_file():
         raise UserError(f"{meta}: this file of the data set is missing; {remedy}")
     missing = {"image_id", "split"} - set(_meta(root).columns)
@@ -60,12 +62,13 @@ def cases(root: Path) -> Iterator[Case]:
         merged = folder / "label.nii.gz"
         masks = {p.name.removesuffix(".nii.gz"): p for p in sorted(folder.glob("segmentations/*.nii.gz"))}
         labels = masks if masks or not merged.is_file() else merged
-        yield Case(name, name, str(row["split"] or ""), folder / "ct.nii.gz", labels)
+        study = str(row.get("study_type") or "")
+        yield Case(name, name, str(row["split"] or ""), folder / "ct.nii.gz", labels, study)
 
 
 def _meta(root: Path) -> pd.DataFrame:
     """Read ``meta.csv``, which is separated by semicolons in some versions and commas in others."""
-    text = (root / "meta.csv").read_text(encoding="utf-8-sig")
+    text = (root / MARKER).read_text(encoding="utf-8-sig")
     head = text.splitlines()[0] if text else ""
     separator = ";" if head.count(";") > head.count(",") else ","
     return pd.DataFrame(list(csv.DictReader(text.splitlines(), delimiter=separator)), columns=_columns(head, separator))

@@ -17,10 +17,16 @@ from pydantic import Field
 from torch import nn
 
 from ctfm.config import Strict
-from ctfm.encoders._order import ordered
+from ctfm.encoders._order import ordered, to_ras, to_spl
 from ctfm.imaging.preprocess import Preprocess
 
-PREPROCESS = Preprocess(orientation="RAS", spacing_mm=(1.5, 1.5, 1.5), hu_window=(-175.0, 250.0), patch=(96, 96, 96))
+PREPROCESS = Preprocess(
+    orientation="RAS",
+    spacing_mm=(1.5, 1.5, 1.5),
+    hu_window=(-175.0, 250.0),
+    patch=(96, 96, 96),
+    adapt_patch=(96, 128, 128),  # 128 x 128 x 96 along R, A, S in the published comparison
+)
 multiple = 8  # voxels along each axis that a segmenter's input must be divisible by
 PREFIXES = ("module.backbone.",)  # before the encoder's names in SuPreM's files
 HUB = None  # lighter-zoo has no such class
@@ -51,11 +57,11 @@ class Encoder(nn.Module):
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Return maps of (B, C, Z/2^k, Y/2^k, X/2^k), k from 0 to 3."""
         maps: list[torch.Tensor] = []
-        x = _to_ras(x)
+        x = to_ras(x)
         for name in LEVELS:
             x = self.get_submodule(name)(nn.functional.max_pool3d(x, 2) if maps else x)
             maps.append(x)
-        return [_to_spl(each) for each in maps]
+        return [to_spl(each) for each in maps]
 
 
 class Segmenter(nn.Module):
@@ -102,12 +108,3 @@ def encoder_keywords(config: Mapping[str, Any]) -> dict[str, Any]:
 def _block(before: int, after: int) -> nn.Sequential:
     layers = {"conv1": nn.Conv3d(before, after, 3, padding=1), "bn1": nn.BatchNorm3d(after)}
     return nn.Sequential(OrderedDict(**layers, activation=nn.ReLU(inplace=True)))
-
-
-def _to_ras(x: torch.Tensor) -> torch.Tensor:
-    """Turn (B, C, Z, Y, X) towards S, P, L into (B, C, X, Y, Z) towards R, A, S."""
-    return x.transpose(2, 4).flip(2, 3)
-
-
-def _to_spl(x: torch.Tensor) -> torch.Tensor:
-    return x.flip(2, 3).transpose(2, 4)

@@ -35,6 +35,17 @@ class Results:
         """All pre-trained encoders: one row per checkpoint, seed and score."""
         return self._joined("scores", "probe/*/scores.parquet")
 
+    def labels(self, task: str) -> pd.DataFrame:
+        """Return the labels of a task and their groups, from the first of its tables ``metrics``."""
+        found = sorted(self.root.glob(f"evaluate/{task}/*/*.parquet"))[:1]
+        rows = pd.concat([tables.of("metrics", []), *(tables.read("metrics", path) for path in found)])
+        rows = rows[(rows.group != "") & (rows.group != "all")]
+        return rows[["label", "group"]].drop_duplicates().sort_values(["group", "label"], ignore_index=True)
+
+    def cases(self, dataset: str) -> pd.DataFrame:
+        """Return the cases of a data set, excluded ones too; empty where its table isn't there."""
+        return self._joined("cases", f"datasets/{dataset}/cases.parquet")
+
     def _joined(self, name: str, pattern: str) -> pd.DataFrame:
         found = [tables.read(name, path) for path in sorted(self.root.glob(pattern))]
         filled = [table for table in found if len(table)]

@@ -90,16 +90,31 @@ def message(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=GREY, linespacing=1.6)
 
 
-def interval(axes: Axes, x: float, y: float, low: float, high: float, look: Look, *, across: bool = False) -> None:
+def interval(
+    axes: Axes, x: float, y: float, low: float, high: float, look: Look, *, across: bool = False, filled: bool = True
+) -> None:
     """Draw an estimate at (x, y) with its interval, up and down or (``across``) left and right."""
     ends = ([low, high], [y, y]) if across else ([x, x], [low, high])
     axes.plot(*ends, color=look.colour, linewidth=1.1, solid_capstyle="butt", zorder=2)
-    axes.plot(x, y, look.marker, color=look.colour, markersize=3.6, markeredgecolor="white", markeredgewidth=0.4)
+    inside, edge = (look.colour, "white") if filled else ("white", look.colour)
+    style: dict[str, Any] = {"markersize": 3.6, "markerfacecolor": inside, "markeredgecolor": edge}
+    axes.plot(x, y, look.marker, markeredgewidth=0.4 if filled else 0.8, zorder=3, **style)
 
 
-def paper_mark(axes: Axes, x: float, y: float) -> None:
-    """Mark a published value."""
-    axes.plot(x, y, PAPER_MARKER, color=PAPER_COLOUR, markersize=4.5, markeredgewidth=0, zorder=4)
+def seeds(axes: Axes, x: float, estimates: Iterable[float], look: Look) -> None:
+    """Draw the estimates of single training seeds as small bars beside the estimate at ``x``."""
+    for value in estimates:
+        axes.plot(x, value, "_", color=look.colour, markersize=4.5, markeredgewidth=0.6, alpha=0.8, zorder=2)
+
+
+def paper_mark(axes: Axes, x: float, y: float, *, filled: bool = True) -> None:
+    """Mark a published value; open: it was measured on other data."""
+    style: dict[str, Any] = {
+        "markersize": 4.5,
+        "markerfacecolor": PAPER_COLOUR if filled else "white",
+        "color": PAPER_COLOUR,
+    }
+    axes.plot(x, y, PAPER_MARKER, markeredgewidth=0 if filled else 0.5, zorder=4, **style)
 
 
 def save(figure: Figure, rows: pd.DataFrame, stem: Path, dpi: int) -> list[Path]:

@@ -34,7 +34,8 @@ def keep(
         name: of the case.
         image: its CT.
         masks: one mask per structure by name, or one map of ids.
-        table: ``ids`` (label name to id) and ``groups`` (label name to group); kept inside the stored labels.
+        table: ``ids`` (name to id of the structures that the data set annotates) and ``groups`` (name to group); kept
+            inside the stored labels.
         spacing_mm: spacing (z, y, x) of the stored case, mm.
         folder: gets ``<name>.b2nd`` (int16 HU) and ``<name>_label.b2nd`` (uint8 ids).
 
@@ -51,15 +52,27 @@ def keep(
     label, overlap = labels.read_labels(masks, table["ids"], scan)
     if overlap:
         log.info("%s: %d voxels are in more than one mask; the later id has them", name, overlap)
-    scan = resample(orient(scan), spacing_mm)
-    label = resample(orient(label), spacing_mm, "nearest")
-    present = labels.names(label.array, table["ids"])
-    if not present:
-        raise Quarantine("empty_label", f"no label is left at {spacing_mm} mm")
-    row = {"shape": list(scan.shape), "spacing": list(scan.spacing), "labels": present, "overlap_voxels": overlap}
+    before = labels.names(label.array, table["ids"])
+    scan, label = resample(orient(scan), spacing_mm), resample(orient(label), spacing_mm, "nearest")
+    row = _row(scan, before, labels.names(label.array, table["ids"]), table["ids"]) | {"overlap_voxels": overlap}
     store.save(scan, folder / f"{name}.b2nd", {"key": key})
     store.save(label, folder / f"{name}_label.b2nd", {"key": key, "row": row, **table})
     return row
+
+
+def _row(scan: Volume, before: list[str], present: list[str], ids: Mapping[str, int]) -> dict[str, Any]:
+    """Return what the table says of a stored case, with the labels before and after resampling."""
+    at = "x".join(f"{mm:g}" for mm in scan.spacing)
+    if not present:
+        raise Quarantine("empty_label", f"no label is left at {at} mm")
+    lost = [name for name in before if name not in present]
+    return {
+        "shape": list(scan.shape),
+        "spacing": list(scan.spacing),
+        "labels": present,
+        "empty": [name for name in ids if name not in present],
+        "detail": f"too small to be left at {at} mm: {', '.join(lost)}" if lost else "",
+    }
 
 
 def _key(settings: list[Any], image: Path, masks: Mapping[str, Path] | Path) -> str:

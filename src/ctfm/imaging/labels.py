@@ -20,14 +20,15 @@ def read_labels(source: Mapping[str, Path] | Path, ids: Mapping[str, int], scan:
 
     Args:
         source: one mask (non-zero inside) per structure by name, or one map of ids.
-        ids: the data set's structures: name to id, 1 to 255.
+        ids: the structures that the data set annotates: name to id, 1 to 255.
         scan: the scan they belong to.
 
     Returns:
         A uint8 map on the scan's grid, and the number of voxels that more than one mask claimed.
 
     Raises:
-        Quarantine: ``no_labels``, ``unknown_label``, ``unreadable``, ``grid_differs`` or ``empty_label``.
+        Quarantine: ``no_labels``, ``missing_mask``, ``unknown_label``, ``unreadable``, ``grid_differs`` or
+            ``empty_label``.
     """
     if isinstance(source, Path):
         array, overlap = _map(source, ids, scan), 0
@@ -74,6 +75,8 @@ def _merge(masks: Mapping[str, Path], ids: Mapping[str, int], scan: Volume) -> t
     for name in masks:
         if name not in ids:
             raise Quarantine("unknown_label", f"'{name}' is no structure of the data set{nearest(name, ids)}")
+    if missing := [name for name in ids if name not in masks]:
+        raise Quarantine("missing_mask", f"other cases have a mask of {', '.join(missing)}; this one has none")
     array, overlap = np.zeros(scan.shape, np.uint8), 0
     for name in sorted(masks, key=ids.__getitem__):
         volume = read_image(masks[name])

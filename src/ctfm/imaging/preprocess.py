@@ -23,6 +23,9 @@ class Preprocess(Strict):
     spacing_mm: Millimetres = Field((3.0, 1.0, 1.0), description="voxel spacing (z, y, x), mm")
     hu_window: Range = Field((-1024.0, 2048.0), description="HU mapped to 0 and to 1; clipped outside")
     patch: Voxels = Field((24, 128, 128), description="input size (z, y, x), voxels")
+    adapt_patch: Voxels = Field(
+        (96, 160, 160), description="window (z, y, x) of a segmentation net that starts from the weights, voxels"
+    )
 
     @field_validator("hu_window")
     @classmethod

@@ -39,7 +39,8 @@ def resample(
         Results are rounded for integer types.
     """
     old, new = np.asarray(volume.spacing), np.asarray(spacing_mm, dtype=float)
-    size = np.maximum(np.round(np.asarray(volume.shape) * old / new), 1).astype(int)
+    extent = np.round(np.asarray(volume.shape) * old / new, 3)  # half voxels must not hang on the spacing's last digit
+    size = np.maximum(np.round(extent), 1).astype(int)
     first = (np.asarray(volume.shape) - 1) / 2 - (size - 1) / 2 * new / old
     affine = np.eye(4)
     affine[:3, :3] = volume.affine[:3, :3] / old * new

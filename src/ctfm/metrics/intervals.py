@@ -8,11 +8,16 @@ the mean over patients for each label, then the mean over labels.
 Resampling is over patients, never over labels, since the labels of one patient vary together. A resample is
 a row of counts (how often each patient was drawn), so that all resamples of all labels are one matrix
 product. All encoders share the same resamples.
+
+Intervals are BCa by default (bias-corrected and accelerated; Efron 1987, doi:10.1080/01621459.1987.10478410).
+Dice is skewed, for a few patients fail: on such values of 20 patients a percentile interval of 95 % lies above
+the truth as often as 5 %, where 2.5 % is meant; BCa is nearer on both sides, and costs a jackknife. Win rates
+are steps, which have no acceleration: theirs are always percentile intervals.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -23,11 +28,12 @@ Groups = Mapping[str, Sequence[int]]  # name of a group of labels: its columns
 
 
 class Plan(NamedTuple):
-    """How intervals are made: number of resamples, coverage, and the seed of the resamples."""
+    """How intervals are made: number of resamples, coverage, the seed of the resamples, ``bca`` or ``percentile``."""
 
     resamples: int = 10_000
     confidence: float = 0.95
     seed: int = 0
+    method: str = "bca"
 
 
 class Interval(NamedTuple):
@@ -46,6 +52,14 @@ class Comparison(NamedTuple):
     win_rate: Interval
     p_value: float
     ties: int
+
+
+class _Means(NamedTuple):
+    """Means of each label: over all patients, in each resample, and with each patient left out (the jackknife)."""
+
+    all: np.ndarray  # (labels,)
+    drawn: np.ndarray  # (resamples, labels)
+    without: np.ndarray  # (patients, labels)
 
 
 @lru_cache(maxsize=2)
@@ -78,25 +92,21 @@ def macro_mean(means: np.ndarray) -> np.ndarray:
 
 
 def bootstrap(values: np.ndarray, groups: Groups, plan: Plan) -> dict[str, Interval]:
-    """Return the macro mean of each group of labels with its percentile bootstrap interval.
+    """Return the macro mean of each group of labels with its bootstrap interval.
 
     With fewer than two patients in a group its interval is NaN, since nothing can be said about others.
 
     Args:
         values: (patients, labels).
         groups: the columns of each group.
-        plan: resamples, coverage, seed.
+        plan: resamples, coverage, seed, method.
 
     Raises:
         ValueError: the values are not two-dimensional, or some are infinite.
     """
     values = _known(_checked(values))
-    means = label_means(values)
-    drawn = _drawn(values, plan)
-    return {
-        name: _interval(macro_mean(means[..., c]), macro_mean(drawn[..., c]), values[:, c], plan)
-        for name, c in _columns(groups)
-    }
+    means = _means(values, plan)
+    return {name: _interval(macro_mean, means, values, c, plan) for name, c in _columns(groups)}
 
 
 def compare(
@@ -112,25 +122,31 @@ def compare(
         values: (patients, labels).
         reference: the same patients and labels under the other encoder.
         groups: the columns of each group.
-        plan: resamples, coverage, seed.
+        plan: resamples, coverage, seed, method.
         lower_is_better: such as for distances.
 
     Raises:
         ValueError: the shapes differ, or some values are infinite.
     """
     a, b = _pair(values, reference)
-    here = label_means(a) - label_means(b)
-    drawn = _drawn(a, plan) - _drawn(b, plan)
+    here = _Means(*(mine - theirs for mine, theirs in zip(_means(a, plan), _means(b, plan), strict=True)))
     sign = -1.0 if lower_is_better else 1.0
+    better = _Means(*(sign * part for part in here))
     return {
         name: Comparison(
-            _interval(macro_mean(here[c]), macro_mean(drawn[:, c]), a[:, c], plan),
-            _interval(win_rate(sign * here[c]), win_rate(sign * drawn[:, c]), a[:, c], plan),
+            _interval(macro_mean, here, a, c, plan),
+            _interval(win_rate, better, a, c, plan._replace(method="percentile")),
             wilcoxon(a[:, c], b[:, c]),
-            int((here[c] == 0).sum()),
+            int((here.all[c] == 0).sum()),
         )
         for name, c in _columns(groups)
     }
+
+
+def differences(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Return the paired difference of the means of each label, shape (labels,); arguments as in ``compare``."""
+    a, b = _pair(values, reference)
+    return label_means(a) - label_means(b)
 
 
 def win_rate(differences: np.ndarray) -> np.ndarray:
@@ -141,17 +157,45 @@ def win_rate(differences: np.ndarray) -> np.ndarray:
 def wilcoxon(values: np.ndarray, reference: np.ndarray) -> float:
     """Return the two-sided p value of the Wilcoxon signed-rank test over patients.
 
-    A patient's score is the mean of the patient's label values. Equal scores everywhere give 1, no patient
-    at all gives NaN.
+    A patient's score is the mean of the patient's label values. Equal scores everywhere give 1, fewer than two
+    patients give NaN, since there is nothing to test.
 
     Raises:
         ValueError: the shapes differ, or some values are infinite.
     """
     a, b = _pair(values, reference)
     difference = macro_mean(a) - macro_mean(b)
-    if difference.size == 0:
+    if difference.size < 2:
         return np.nan
     return float(stats.wilcoxon(difference).pvalue) if np.any(difference) else 1.0
+
+
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Return p values adjusted for their number by Holm's step-down method (1979); NaN is no test and stays NaN.
+
+    The chance of even one false finding among all of them is then at most the level that they are held against,
+    however the tests depend on each other.
+    """
+    p_values = np.asarray(p_values, dtype=float)
+    tests = np.flatnonzero(np.isfinite(p_values))
+    order = tests[np.argsort(p_values[tests], kind="stable")]
+    adjusted = np.full(p_values.shape, np.nan)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(np.arange(tests.size, 0, -1) * p_values[order]))
+    return adjusted
+
+
+def over_seeds(estimates: Sequence[float] | np.ndarray, confidence: float) -> Interval:
+    """Return the mean over training seeds with Student's t interval; ``n`` is the number of seeds.
+
+    It tells how far another training run would lie, for these same patients. The bootstrap tells how far other
+    patients would lie, for these same runs. Neither holds the other.
+    """
+    values = np.asarray(estimates, dtype=float)
+    values = values[np.isfinite(values)]
+    if values.size < 2:
+        return Interval(float(values[0]) if values.size else np.nan, np.nan, np.nan, values.size)
+    half = stats.t.ppf(0.5 + confidence / 2, values.size - 1) * values.std(ddof=1) / np.sqrt(values.size)
+    return Interval(float(values.mean()), float(values.mean() - half), float(values.mean() + half), values.size)
 
 
 def pooled_normal(values: np.ndarray, groups: Groups, plan: Plan) -> dict[str, Interval]:
@@ -173,18 +217,42 @@ def pooled_normal(values: np.ndarray, groups: Groups, plan: Plan) -> dict[str, I
     return found
 
 
-def _drawn(values: np.ndarray, plan: Plan) -> np.ndarray:
-    if len(values) < 2:
-        return np.full((1, values.shape[1]), np.nan)
-    return label_means(values, resample_counts(len(values), plan.resamples, plan.seed))
+def _means(values: np.ndarray, plan: Plan) -> _Means:
+    n, labels = values.shape
+    if n < 2:
+        nothing = np.full((1, labels), np.nan)
+        return _Means(label_means(values), nothing, nothing)
+    known = np.isfinite(values).astype(float)
+    filled = np.nan_to_num(values)
+    without = _ratio(filled.sum(axis=0) - filled, known.sum(axis=0) - known)
+    return _Means(label_means(values), label_means(values, resample_counts(n, plan.resamples, plan.seed)), without)
 
 
-def _interval(estimate: np.ndarray, drawn: np.ndarray, values: np.ndarray, plan: Plan) -> Interval:
-    n, drawn = _patients(values), drawn[np.isfinite(drawn)]
+def _interval(
+    statistic: Callable[[np.ndarray], np.ndarray], means: _Means, values: np.ndarray, columns: np.ndarray, plan: Plan
+) -> Interval:
+    """Return a statistic of some labels with its interval: means of labels in, one number out."""
+    estimate, drawn, without = (statistic(part[..., columns]) for part in means)
+    n, drawn = _patients(values[:, columns]), drawn[np.isfinite(drawn)]
     if n < 2 or drawn.size == 0:
         return Interval(float(estimate), np.nan, np.nan, n)
-    low, high = np.percentile(drawn, [50 * (1 - plan.confidence), 50 * (1 + plan.confidence)])
+    tails = np.array([(1 - plan.confidence) / 2, (1 + plan.confidence) / 2])
+    if plan.method == "bca":
+        tails = _bca_tails(tails, estimate, drawn, without[np.isfinite(without)])
+    low, high = np.quantile(drawn, tails)
     return Interval(float(estimate), float(low), float(high), n)
+
+
+def _bca_tails(tails: np.ndarray, estimate: np.ndarray, drawn: np.ndarray, without: np.ndarray) -> np.ndarray:
+    """Move the quantiles by bias and acceleration; left as they are where neither is defined (no spread at all)."""
+    below = ((drawn < estimate).mean() + (drawn <= estimate).mean()) / 2
+    influence = without.mean() - without if without.size else np.zeros(1)
+    spread = float((influence**2).sum())
+    if not 0 < below < 1 or spread == 0:
+        return tails
+    acceleration = float((influence**3).sum()) / (6 * spread**1.5)
+    shifted = stats.norm.ppf(below) + stats.norm.ppf(tails)
+    return stats.norm.cdf(stats.norm.ppf(below) + shifted / (1 - acceleration * shifted))
 
 
 def _columns(groups: Groups) -> list[tuple[str, np.ndarray]]:

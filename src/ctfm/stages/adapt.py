@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import tempfile
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ctfm import cases as case_table
 from ctfm import files, logs, plugins, provenance, weights
 from ctfm.cli import ConfigOption, SpecOption, job_spec
-from ctfm.config import Criteria, Prepare
 from ctfm.errors import Quarantine
-from ctfm.imaging import dicom, labelled, store
-from ctfm.imaging.resample import resample, resample_to
-from ctfm.imaging.volume import orient, read_image, write_nifti
+from ctfm.imaging import scans
+from ctfm.imaging.resample import resample_to
+from ctfm.imaging.volume import read_image, write_nifti
 from ctfm.tasks import CaseFile
-from ctfm.training import loop, sampling
+from ctfm.training import loop
 
-SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
-ANY = Criteria(min_instances=1, thickness_mm=None, unique_positions=False)
+ABOUT = "model.json"
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +42,8 @@ def adapt(
     kind = plugins.get("tasks", job["task"]["kind"])
     settings = kind.Settings(**job["task"]["options"])
     table = case_table.usable(cases)
-    train, val, test = (case_table.of_split(table, cases.parent, split) for split in ("train", "val", "test"))
-    train = sampling.few_shot(train, job["shots"], job["seed"])
+    val, test = (case_table.of_split(table, cases.parent, split) for split in ("val", "test"))
+    train = case_table.training(table, cases.parent, job["shots"], job["seed"], job["task"]["few_shot"])
     case_table.check_apart([*train, *val], test, "the test split and in training or validation")
     log.info("%d training, %d validation, %d test cases", len(train), len(val), len(test))
     facts = kind.fit(settings, encoder, train, val, out, seed=job["seed"])
@@ -60,23 +59,24 @@ def predict(
     paths: Annotated[
         list[Path], typer.Argument(help="Scans: NIfTI, NRRD or MHA files, or folders of one DICOM series.")
     ],
-    model: Annotated[Path, typer.Option(help="Folder 'model' that 'ctfm adapt' made.")],
+    model: Annotated[
+        Path, typer.Option("--model", "--encoder", help="Folder that 'ctfm adapt' made, or its folder 'model'.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the label maps.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Tell on standard output what was done, as JSON.")] = False,
 ) -> None:
     """Write <name>.nii.gz on each scan's own grid, labels.json, and failures.json if a scan could not be used."""
-    about = files.read_json(files.need_file(model / "model.json", "name the folder 'model' that 'ctfm adapt' made"))
-    kind, failures = plugins.get("tasks", about["task"]), {}
-    files.ensure_folder(out)
+    model, about = _model_of(model)
+    kind, todo = plugins.get("tasks", about["task"]), scans.named(paths, files.ensure_folder(out))
     (out / "failures.json").unlink(missing_ok=True)
-    for path, name in logs.progress(_named(paths), "scans", len(paths)):
-        try:
-            _predict_scan(kind, model, path, name, tuple(about["spacing_mm"]), out)
-        except Quarantine as reason:
-            failures[name] = {"reason": reason.code, "detail": reason.detail}
-        except (RuntimeError, ValueError, OSError, MemoryError) as error:
-            failures[name] = {"reason": "error", "detail": f"{type(error).__name__}: {error}"}
-        if name in failures:
-            log.warning("%s failed: %s", path, " ".join(failures[name].values()))
+    used = {key: about[key] for key in ("spacing_mm", "patch", "overlap")} | {
+        "hu_window": about["preprocess"]["hu_window"]
+    }
+    log.info("every scan is turned to (S, P, L) and used with %s", json.dumps(used))
+    done = [_attempt(kind, model, *item, out) for item in logs.progress(todo, "scans", len(todo))]
+    if as_json:
+        print(json.dumps({"preprocessing": used, "scans": done}, indent=2))
+    failures = {row["name"]: {key: row[key] for key in ("reason", "detail")} for row in done if not row["label_map"]}
     if failures:
         files.write_json(failures, out / "failures.json")
         log.error("%d of %d scans failed: see %s", len(failures), len(paths), out / "failures.json")
@@ -99,31 +99,35 @@ def _kind_of(encoder: Path) -> str:
     return files.read_json(encoder / weights.PREPROCESSING)["kind"]
 
 
-def _named(paths: list[Path]) -> list[tuple[Path, str]]:
-    """Pair each scan with the name of its result: its own name without suffix; numbered if it came before."""
-    named: dict[str, Path] = {}
-    for path in paths:
-        stem = path.resolve().name
-        stem = next((stem.removesuffix(s) for s in SUFFIXES if stem.lower().endswith(s)), stem)
-        name, count = stem, 1
-        while name in named:
-            count += 1
-            name = f"{stem}-{count}"
-        named[name] = path
-    return [(path, name) for name, path in named.items()]
+def _model_of(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of the model itself, and what its model.json tells."""
+    if (folder / "model" / ABOUT).is_file():
+        folder = folder / "model"
+    encoder = (folder / weights.PREPROCESSING).is_file()
+    remedy = "this is an encoder alone: fine-tune it with 'ctfm adapt'" if encoder else "name what 'ctfm adapt' made"
+    return folder, files.read_json(files.need_file(folder / ABOUT, remedy))
 
 
-def _predict_scan(
-    kind: ModuleType, model: Path, path: Path, name: str, spacing_mm: tuple[float, float, float], out: Path
-) -> None:
-    if path.is_dir():
-        scan, _ = dicom.read_series(path, Prepare(), ANY)
+def _attempt(kind: ModuleType, model: Path, path: Path, name: str, out: Path) -> dict[str, str]:
+    """Predict a scan; return what became of it. One that can't be used leaves no label map."""
+    (out / f"{name}.nii.gz").unlink(missing_ok=True)
+    try:
+        _predict_scan(kind, model, path, name, out)
+    except Quarantine as bad:
+        reason, detail = bad.code, bad.detail
+    except (RuntimeError, ValueError, OSError, MemoryError) as error:
+        reason, detail = "error", f"{type(error).__name__}: {error}"
     else:
-        scan = labelled.read_scan(path)
+        return {"scan": str(path), "name": name, "label_map": f"{name}.nii.gz", "reason": "", "detail": ""}
+    log.warning("%s failed: %s %s", path, reason, detail)
+    return {"scan": str(path), "name": name, "label_map": "", "reason": reason, "detail": detail}
+
+
+def _predict_scan(kind: ModuleType, model: Path, path: Path, name: str, out: Path) -> None:
     with tempfile.TemporaryDirectory(dir=out, prefix=".") as folder:
         stored = Path(folder) / f"{name}.b2nd"
-        store.save(resample(orient(scan), spacing_mm), stored)
+        shape, affine = scans.keep(path, files.read_json(model / ABOUT)["spacing_mm"], stored)
         kind.predict(model, [CaseFile(name, name, stored, stored)], Path(folder))
         found = read_image(Path(folder) / f"{name}.nii.gz")
         (Path(folder) / "labels.json").replace(out / "labels.json")
-    write_nifti(resample_to(found, scan.shape, scan.affine, "nearest", background=0), out / f"{name}.nii.gz")
+    write_nifti(resample_to(found, shape, affine, "nearest", background=0), out / f"{name}.nii.gz")

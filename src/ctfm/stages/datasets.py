@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import multiprocessing
 from collections.abc import Iterable, Iterator
@@ -13,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ctfm import files, logs, plugins, provenance, resources, tables
+from ctfm import archive, files, logs, plugins, provenance, splits, tables
 from ctfm.cli import ConfigOption, SpecOption, job_spec
 from ctfm.config import Dataset
 from ctfm.datasets import Case
@@ -21,7 +20,6 @@ from ctfm.errors import Quarantine, UserError
 from ctfm.imaging import labelled
 from ctfm.spec import machine
 
-SPLITS = ("train", "val", "test")
 CASES_PER_WORKER = 4  # fewer are read faster than a process starts
 
 log = logging.getLogger(__name__)
@@ -38,53 +36,42 @@ def datasets(
     settings = Dataset(**job["dataset"])
     plugin, root = plugins.get("datasets", settings.kind), Path(settings.root)
     plugin.check(root)
-    rows = _split(list(plugin.cases(root)), settings)
+    rows = splits.assign(list(plugin.cases(root)), settings)
     folder = files.ensure_folder(out / "volumes")
     for case, row, kept in _kept(rows, plugin, settings, folder):
         row.update(kept, image=f"volumes/{case.case}.b2nd", label=f"volumes/{case.case}_label.b2nd")
     _write([row for _, row in rows], job, settings, plugin, out)
 
 
-def split_table(kind: str, name: str) -> dict[str, str]:
-    """Return {case: split} of resources/splits/<kind>_<name>.csv.
+def fetch_dataset(
+    out: Annotated[Path, typer.Option(help="Folder of source.json.")],
+    spec: SpecOption = None,
+    config: ConfigOption = None,
+    dataset: Annotated[str | None, typer.Option(help="Entry of `datasets`, with --config.")] = None,
+) -> None:
+    """Download a data set whose source is open, check it, unpack it to its root; write source.json."""
+    job = job_spec("datasets", spec, config, dataset=dataset)
+    settings = Dataset(**job["dataset"])
+    plugin = plugins.get("datasets", settings.kind)
+    if plugin.SOURCE["checksum"] is None:
+        raise UserError(
+            f"{settings.kind} can't be fetched: get it from {plugin.SOURCE['url']}, then set 'fetch: false'"
+        )
+    facts = archive.fetch(plugin.SOURCE, Path(settings.root), plugin.MARKER)
+    plugin.check(Path(settings.root))
+    files.write_json(facts, out / "source.json")
 
-    Raises:
-        UserError: the file is missing, or a line of it is wrong.
-    """
-    path = resources.path("splits", f"{kind}_{name}.csv")
-    with path.open(newline="") as stream:
-        table = {row["case"]: row["split"] for row in csv.DictReader(stream)}
-    if wrong := [case for case, split in table.items() if split not in SPLITS]:
-        raise UserError(f"{path}: split '{table[wrong[0]]}' of case '{wrong[0]}' must be one of {', '.join(SPLITS)}")
-    return table
 
-
-def _split(cases: list[Case], settings: Dataset) -> list[tuple[Case, dict[str, Any]]]:
-    """Give each case its split; cases that the split leaves out or that are not on disk are excluded."""
-    wanted = {case.case: case.split for case in cases}
-    if settings.split != "official":
-        wanted = split_table(settings.kind, settings.split)
-    rows = []
+def annotated(cases: list[Case], ids: dict[str, int]) -> dict[str, int]:
+    """Return the structures that a data set annotates: all if a case has one map of ids, else those with a mask."""
+    masks: set[str] = set()
     for case in cases:
-        row: dict[str, Any] = {"case": case.case, "patient": case.patient, "split": wanted.get(case.case, "")}
-        good = row["split"] in SPLITS
-        row |= {"status": "ok"} if good else _excluded("not_in_split", f"split '{settings.split}' does not list it")
-        rows.append((case, row))
-    for name in sorted(set(wanted) - {case.case for case in cases}):
-        row = {"case": name, "patient": name} | _excluded("absent", "listed in the split, not in the data set")
-        rows.append((Case(name, name, "", Path(), {}), row))
-    _check_patients([row for _, row in rows if row["status"] == "ok"])
-    return rows
-
-
-def _check_patients(rows: list[dict[str, Any]]) -> None:
-    seen: dict[str, str] = {}
-    for row in rows:
-        if seen.setdefault(row["patient"], row["split"]) != row["split"]:
-            raise UserError(
-                f"patient '{row['patient']}' is in two splits, '{seen[row['patient']]}' and '{row['split']}' "
-                f"(case '{row['case']}'); a patient may be in one only: mend the split list"
-            )
+        if isinstance(case.labels, Path):
+            return ids
+        masks |= set(case.labels)
+    if missing := [name for name in ids if name not in masks]:
+        log.warning("%d of %d structures have no mask in any case: they are left out", len(missing), len(ids))
+    return {name: number for name, number in ids.items() if name in masks}
 
 
 def _kept(
@@ -92,7 +79,8 @@ def _kept(
 ) -> Iterator[tuple[Case, dict[str, Any], dict[str, Any]]]:
     """Yield (case, its row, what its files tell) of the cases in the split, read by several processes."""
     chosen = [(case, row) for case, row in rows if row["status"] == "ok"]
-    table = {"ids": plugin.LABELS, "groups": plugin.GROUPS}
+    ids = annotated([case for case, _ in chosen], plugin.LABELS)
+    table = {"ids": ids, "groups": {name: plugin.GROUPS[name] for name in ids}}
     jobs = [(case.case, case.image, case.labels, table, settings.spacing_mm, folder) for case, _ in chosen]
     workers = min(machine().loader_workers, len(jobs) // CASES_PER_WORKER)
 
@@ -114,11 +102,7 @@ def _one(job: tuple[Any, ...]) -> dict[str, Any]:
         return labelled.keep(*job)
     except Quarantine as reason:
         log.warning("%s is excluded: %s", job[0], reason)
-        return _excluded(reason.code, reason.detail)
-
-
-def _excluded(code: str, detail: str) -> dict[str, Any]:
-    return {"split": "", "status": "excluded", "reason": code, "detail": detail}
+        return splits.excluded(reason.code, reason.detail)
 
 
 def _write(rows: list[dict[str, Any]], job: dict[str, Any], settings: Dataset, plugin: ModuleType, out: Path) -> None:
@@ -126,7 +110,6 @@ def _write(rows: list[dict[str, Any]], job: dict[str, Any], settings: Dataset, p
     if not good:
         first = f"{rows[0]['case']}: {rows[0]['reason']}, {rows[0]['detail']}" if rows else "no case is listed"
         raise UserError(f"{settings.root}: none of {len(rows)} cases is usable ({first})")
-    overlap = sum(row.pop("overlap_voxels", 0) for row in rows)
     blank = {"reason": "", "detail": "", "image": "", "label": ""}
     kept = [blank | (row if row["status"] == "ok" else row | {"image": "", "label": ""}) for row in rows]
     tables.write(tables.of("cases", kept), "cases", out / "cases.parquet")
@@ -134,9 +117,10 @@ def _write(rows: list[dict[str, Any]], job: dict[str, Any], settings: Dataset, p
         provenance.stamp(job, f"datasets.{settings.kind}")
         | {
             "source": plugin.SOURCE,
-            "cases": {split: sum(row["split"] == split for row in good) for split in SPLITS},
+            "cases": {split: sum(row["split"] == split for row in good) for split in splits.SPLITS},
             "excluded": len(rows) - len(good),
-            "overlap_voxels": overlap,
+            "overlap_voxels": sum(row["overlap_voxels"] for row in good),
+            "lists": splits.digests(settings),
         },
         out / "run.json",
     )

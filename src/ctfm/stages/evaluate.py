@@ -15,7 +15,7 @@ from ctfm.cli import ConfigOption, SpecOption, job_spec
 from ctfm.config import Evaluate
 from ctfm.errors import UserError
 from ctfm.files import atomic, need_file
-from ctfm.metrics.summary import summarise
+from ctfm.metrics.summary import references, summarise
 from ctfm.tasks import CaseFile
 
 log = logging.getLogger(__name__)
@@ -72,8 +72,9 @@ def summary(
     settings = Evaluate(**job["evaluate"])
     joined = pd.concat([tables.read("metrics", path) for path in measures], ignore_index=True)
     check_one_task(joined)
-    if settings.reference and settings.reference not in set(joined.encoder):
-        log.warning("evaluate.reference '%s' is not among the encoders: no paired differences", settings.reference)
+    if settings.references and not references(joined, settings):
+        names = ", ".join(settings.references)
+        log.warning("none of evaluate.references (%s) is among the encoders: no paired differences", names)
     rows = summarise(joined, settings)
     tables.write(tables.of("summary", rows), "summary", out, facts={"spec": job})
     log.info("%s: %d rows over %d encoders", out, len(rows), joined.encoder.nunique())

@@ -66,7 +66,7 @@ def read(source: foreign.Source, encoder: dict[str, Any], name: str, dataset: st
         source, weights.expected(encoder["kind"], encoder["options"], len(labels) + 1), PREFIXES
     )
     recipe = segment.Settings()
-    theirs = {"patch": recipe.patch, "spacing_mm": Dataset.model_fields["spacing_mm"].default}
+    theirs = {"patch": plugin.PREPROCESS.adapt_patch, "spacing_mm": Dataset.model_fields["spacing_mm"].default}
     preprocess, facts = foreign.origin(source, Preprocess(**{**plugin.PREPROCESS.model_dump(), **theirs}))
     net = plugin.segmenter(options, len(labels) + 1)
     net.load_state_dict(state)

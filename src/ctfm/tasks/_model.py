@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,10 +22,12 @@ from ctfm.files import atomic, need_file, read_json, write_json
 from ctfm.imaging import store, tiles
 from ctfm.imaging.preprocess import Preprocess
 from ctfm.imaging.volume import Volume
+from ctfm.spec import machine
 from ctfm.training import loop
 
 WEIGHTS, ABOUT = "model.safetensors", "model.json"
-WINDOWS_AT_ONCE = 2
+PROGRAM_BYTES = 1_600_000_000  # the program (0.5 GB), the weights of CT-FM's net (0.3) and its maps of a window
+SMALL_OUTPUT_BYTES = 250_000_000  # two such windows at once, as PyTorch is several times slower with a lone small one
 SPACING_TOLERANCE = 0.01
 
 
@@ -58,8 +61,12 @@ class Model:
             table[label["id"]] = output
         return table
 
-    def segment(self, path: Path) -> Volume:
+    def segment(self, path: Path, watch: Callable[[list], Iterable] = iter) -> Volume:
         """Return the label map (uint8 ids of the data set) of a stored scan, on its grid.
+
+        Args:
+            path: of the stored scan.
+            watch: wraps the list of layers of windows, to show how far it is.
 
         Raises:
             Quarantine: the scan can't be read.
@@ -70,18 +77,25 @@ class Model:
         device = next(self.net.parameters()).device
         read = lambda start, size: self.preprocess.scale(scan.crop(start, size))  # noqa: E731
         with _evaluating(self.net), torch.inference_mode(), _autocast(device):
-            outputs = tiles.segment(
-                read,
-                scan.shape,
-                self.net,
-                classes=len(self.labels) + 1,
-                window=self.patch,
-                overlap=self.overlap,
-                batch=WINDOWS_AT_ONCE,
-                device=device,
-            )
+            outputs = tiles.segment(read, scan.shape, self.net, self.tiling(device), watch)
         ids = np.array([0, *(label["id"] for label in self.labels)], np.uint8)
         return Volume(ids[outputs], scan.affine)
+
+    def tiling(self, device: torch.device) -> tiles.Tiling:
+        """Return how a scan is cut into windows and blocks, within ``machine.predict_gigabytes``.
+
+        Raises:
+            UserError: the least that this model needs is more.
+        """
+        classes, limit = len(self.labels) + 1, machine().predict_gigabytes
+        window_bytes = 4 * classes * math.prod(self.patch)
+        batch = 2 if 2 * window_bytes <= SMALL_OUTPUT_BYTES else 1
+        beside = PROGRAM_BYTES + (batch * window_bytes if device.type == "cpu" else 0)
+        made = tiles.Tiling(classes, self.patch, self.overlap, batch, device, limit * 1e9 - beside)
+        if made.memory < made.least_memory:
+            need = math.ceil((beside + made.least_memory) / 1e8) / 10
+            raise UserError(f"machine.predict_gigabytes: {limit:g} is too little for this model; it needs {need:g}")
+        return made
 
     def _check_spacing(self, scan: store.Stored, path: Path) -> None:
         spacing = Volume(np.empty((0, 0, 0)), scan.affine).spacing

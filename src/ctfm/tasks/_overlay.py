@@ -64,6 +64,14 @@ def palette(ids: list[int]) -> np.ndarray:
     return table
 
 
+def table(labels: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return id, name, group and colour (``#rrggbb``) of labels, by id."""
+    colours = palette([label["id"] for label in labels])
+    hexes = {label["id"]: matplotlib.colors.to_hex(colours[label["id"]]) for label in labels}
+    by_id = sorted(labels, key=lambda label: label["id"])
+    return [{**{k: label[k] for k in ("id", "name", "group")}, "colour": hexes[label["id"]]} for label in by_id]
+
+
 def best_planes(labels: np.ndarray) -> tuple[int, int, int]:
     """Return the voxel (z, y, x) of the planes that meet the most labels, the middle one among equals."""
     best = []

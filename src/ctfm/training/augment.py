@@ -55,7 +55,8 @@ def draw(count: int, settings: Augment, generator: torch.Generator) -> Draw:
     Returns:
         Tensors on the generator's device: ``size`` (N,) edge of the crop over the patch edge; ``place`` (N, 3) in
         [-1, 1], where it lies; ``flip`` (N, 3) of 1 and -1; ``angles`` (N, 3) about z, y, x in radians; ``zoom``
-        (N, 3); ``points`` (N, P) new values of equally spaced intensities; ``sigma`` (N, 3) voxels; ``factor`` (N,).
+        (N, 3); ``points`` (N, P) new values of equally spaced intensities; ``sigma`` (N, 3) voxels; ``factor``,
+        ``offset`` and ``noise`` (N,) of intensities; ``seed`` (N,) of the noise.
     """
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -79,6 +80,9 @@ def draw(count: int, settings: Augment, generator: torch.Generator) -> Draw:
         "points": sometimes(s.histogram_p, control_points(uniform(0, 1, s.histogram_points)), ramp),
         "sigma": sometimes(s.smooth_p, uniform(*s.smooth_voxels, 3), 0.0),
         "factor": sometimes(s.intensity_p, uniform(1 - s.intensity, 1 + s.intensity), 1.0),
+        "offset": sometimes(s.shift_p, uniform(-s.shift, s.shift), 0.0),
+        "noise": sometimes(s.noise_p, uniform(0, s.noise), 0.0),
+        "seed": torch.randint(2**31, (count,), generator=generator, device=generator.device),
     }
 
 
@@ -109,9 +113,36 @@ def _apply(images: Tensor, drawn: Draw, settings: Augment, spacing_mm: Millimetr
         images = histogram_shift(images, drawn["points"])
     if settings.smooth_p > 0 and (images.is_cuda or drawn["sigma"].any()):
         images = smooth(images, drawn["sigma"])
-    if settings.intensity_p > 0:
-        images = (images * drawn["factor"].reshape(-1, 1, 1, 1, 1)).clamp_(0, 1)
+    if settings.intensity_p > 0 or settings.shift_p > 0:
+        images = (images * _each(drawn["factor"])).add_(_each(drawn["offset"])).clamp_(0, 1)
+    if settings.noise_p > 0 and (images.is_cuda or drawn["noise"].any()):
+        images = torch.addcmul(images, noise(drawn["seed"], images.shape[2:]), _each(drawn["noise"])).clamp_(0, 1)
     return images
+
+
+def noise(seeds: Tensor, shape: torch.Size) -> Tensor:
+    """Return standard normal noise (N, 1, Z, Y, X): a function of each sample's seed and of the voxel alone.
+
+    So it is drawn where the images are, at once, and is the same on any device and in any batch. The bits are those
+    of a 32-bit hash (Wellons' lowbias32) of the voxel's number, made normal by Box and Muller's transform.
+    """
+    voxels = torch.arange(shape.numel(), device=seeds.device)
+    first = _hash(_hash(voxels[None]) ^ seeds[:, None])
+    second = _hash(first ^ 0x5BD1E995)
+    radius = ((first + 1).float() / 2**32).log_().mul_(-2).sqrt_()
+    return (radius * (second.float() * (2 * math.pi / 2**32)).cos_()).reshape(-1, 1, *shape)
+
+
+def _hash(x: Tensor) -> Tensor:
+    """Mix 32-bit numbers, held in int64; what overflows doesn't matter to the lower 32 bits."""
+    mask = 2**32 - 1
+    x = (x ^ (x >> 16)) * 0x7FEB352D & mask
+    x = (x ^ (x >> 15)) * 0x846CA68B & mask
+    return x ^ (x >> 16)
+
+
+def _each(values: Tensor) -> Tensor:
+    return values.reshape(-1, 1, 1, 1, 1)
 
 
 def theta(drawn: Draw, shape: torch.Size, spacing_mm: Millimetres) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -87,6 +88,8 @@ def every(folder: Path) -> list[Path]:
 def of_run(folder: Path, fingerprint: str) -> list[Path]:
     """Return the checkpoints of single epochs that a run wrote; a damaged one is told and left out.
 
+    Their bytes are held against their checksums: mapped tensors are not, and wrong weights would look like bad ones.
+
     Raises:
         UserError: there is none.
     """
@@ -94,12 +97,23 @@ def of_run(folder: Path, fingerprint: str) -> list[Path]:
     for path in every(folder):
         try:
             if progress(path).fingerprint == fingerprint:
+                _check_bytes(path)
                 found.append(path)
         except UserError as error:
             log.warning("left out: %s", error)
     if not found:
         raise UserError(f"{folder}: no checkpoint of this run; run 'ctfm pretrain' first")
     return found
+
+
+def _check_bytes(path: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except zipfile.BadZipFile as error:
+        damaged = str(error)
+    if damaged:
+        raise UserError(f"{path}: damaged ({damaged} is not what was written); remove it or choose another")
 
 
 def encoder(content: dict[str, Any]) -> dict[str, torch.Tensor]:

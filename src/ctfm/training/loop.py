@@ -71,6 +71,18 @@ def precision() -> str:
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
 
 
+def autocast(device: torch.device) -> torch.autocast:
+    """Return the context in which a network computes in ``precision``."""
+    kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision())
+    return torch.autocast(device.type, dtype=kind or torch.bfloat16, enabled=kind is not None)
+
+
+def use_one_device() -> None:
+    """Let this process see one GPU alone. Call before anything touches a GPU."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    os.environ["CUDA_VISIBLE_DEVICES"] = seen.partition(",")[0]
+
+
 def _run(module: lightning.LightningModule, loader: Loader, plan: Plan) -> dict[str, Any]:
     start = checkpoints.newest(plan.checkpoints, plan.fingerprint)
     progress = checkpoints.progress(start) if start else Progress(plan.fingerprint)

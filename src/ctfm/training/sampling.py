@@ -15,12 +15,12 @@ T = TypeVar("T")
 CANDIDATES = 256  # voxels remembered per label and case
 
 
-def few_shot(items: Sequence[T], shots: int | str, seed: int, stream: str = "few-shot") -> list[T]:
+def few_shot(items: Sequence[T], shots: float | str, seed: int, stream: str = "few-shot") -> list[T]:
     """Draw ``shots`` items at random by seed. Subsets of one seed are nested: five are among its ten.
 
     Args:
         items: sorted, so that the draw depends on nothing else.
-        shots: how many, or ``all``.
+        shots: how many, ``all``, or below 1 which share of them.
         seed: of the draw.
         stream: names the purpose; other streams draw independently.
 
@@ -30,12 +30,24 @@ def few_shot(items: Sequence[T], shots: int | str, seed: int, stream: str = "few
     Raises:
         UserError: there are fewer than asked for.
     """
-    if shots == "all":
-        return list(items)
-    if int(shots) > len(items):
-        raise UserError(f"{shots} cases are asked for and there are {len(items)}; ask for fewer, or for all")
     order = generator(seed, stream).permutation(len(items))
-    return [items[i] for i in sorted(order[: int(shots)])]
+    return [items[i] for i in sorted(order[: _size(len(items), shots)])]
+
+
+def first(items: Sequence[T], shots: float | str) -> list[T]:
+    """Take the first ``shots`` items, as the published few-shot runs did; see ``few_shot``."""
+    return list(items[: _size(len(items), shots)])
+
+
+def _size(count: int, shots: float | str) -> int:
+    """Return how many items that is. A share is rounded (as published: half to even), and at least one item."""
+    if shots == "all":
+        return count
+    share = float(shots)
+    size = max(1, round(count * share)) if 0 < share < 1 else int(shots)
+    if size > count:
+        raise UserError(f"{size} cases are asked for and there are {count}; ask for fewer, or for all")
+    return size
 
 
 @dataclass(frozen=True)

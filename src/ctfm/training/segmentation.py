@@ -113,6 +113,7 @@ class Recipe:
         weight_decay: of AdamW.
         warmup: steps of linear warm-up.
         steps: in all.
+        start: learning rate before the warm-up over the peak.
         end: last learning rate over the peak.
         augment: random views of the crops.
         seed: of the views.
@@ -123,6 +124,7 @@ class Recipe:
     weight_decay: float
     warmup: float
     steps: int
+    start: float
     end: float
     augment: Augment
     seed: int
@@ -167,4 +169,4 @@ class Segmentation(lightning.LightningModule):
         """AdamW; the learning rate warms up and decays by the step."""
         r = self.recipe
         optimizer = optim.optimizer(self, "adamw", r.learning_rate, r.weight_decay)
-        return optim.with_schedule(optimizer, r.warmup, r.steps, end=r.end)
+        return optim.with_schedule(optimizer, r.warmup, r.steps, r.start, r.end)

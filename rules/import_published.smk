@@ -1,0 +1,44 @@
+rule import_published:
+    """Bring the tables that were published with the paper into tables of results."""
+    input:
+        folder=published_folder,
+    output:
+        record=f"{O}/published/published.json",
+    log:
+        f"{O}/logs/import_published.log",
+    conda:
+        "../envs/report.yaml"
+    resources:
+        mem_mb=more_each_try(2000),
+        runtime="10m",
+    params:
+        code=provenance.code_digest("import_published"),
+        out=subpath(output.record, parent=True),
+    shell:
+        "python -m ctfm import-published {input.folder} --out {params.out} &> {log}"
+
+
+rule draw_published:
+    """Draw a figure from the tables that were published with the paper."""
+    input:
+        record=f"{O}/published/published.json",
+    output:
+        png=f"{O}/published/report/figures/{{figure}}.png",
+        svg=f"{O}/published/report/figures/{{figure}}.svg",
+        csv=f"{O}/published/report/figures/{{figure}}.csv",
+    log:
+        f"{O}/logs/figures/published_{{figure}}.log",
+    wildcard_constraints:
+        figure="|".join(PUBLISHED_FIGURES),
+    conda:
+        "../envs/report.yaml"
+    resources:
+        mem_mb=more_each_try(2000),
+        runtime="30m",
+    params:
+        spec=spec_of("figures", code="report"),
+        results=subpath(output.png, ancestor=3),
+        out=subpath(output.png, parent=True),
+    shell:
+        "python -m ctfm figures --spec {params.spec:q} --id {wildcards.figure} --results {params.results}"
+        " --out {params.out} &> {log}"

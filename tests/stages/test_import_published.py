@@ -1,0 +1,98 @@
+"""From the tables that were published with the paper to its means, win rates and figure."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+from ctfm import tables
+from ctfm.errors import UserError
+from ctfm.stages import import_published as stage
+from ctfm.stages import report
+from tests import synthetic
+from tests.test_published_tables import write_tables
+
+FIGURES = json.dumps({"stage": "figures", "version": 1, "figures": {"dpi": 50}})
+
+
+def imported(folder, out, **kwargs):
+    stage.import_published(folder=folder, out=out, **kwargs)
+    return tables.read("summary", out / "evaluate/wholebody/summary.parquet")
+
+
+def test_the_published_tables_give_the_numbers_of_the_paper(shared_data, tmp_path, caplog):
+    caplog.set_level("INFO")
+    table = imported(shared_data / "published", tmp_path)
+    ours = table[(table.method == "ours") & (table.group == "all")]
+    means = ours[ours.reference == ""].set_index("encoder")
+    assert means.estimate.round(4).to_dict() == {"ctfm": 0.8981, "random": 0.8959, "suprem": 0.8695}
+    assert (means.estimate.round(4) == means.paper).all()
+    wins = ours[ours.metric == "dice_win_rate"].set_index(["encoder", "reference"]).estimate
+    assert (100 * wins.loc["ctfm", "random"]).round(1) == 73.5
+    assert (100 * wins.loc["ctfm", "suprem"]).round(1) == 91.5
+    assert caplog.text.count("the same") == 5
+    assert "not the same" not in caplog.text
+    assert "SinoCT_combined_predictions.csv" in caplog.text
+
+
+def test_the_published_tables_give_the_order_of_the_groups(shared_data, tmp_path):
+    """Fig. 2f: CT-FM leads in all groups but organs, where the baseline does."""
+    table = imported(shared_data / "published", tmp_path)
+    rows = table[(table.method == "ours") & (table.reference == "") & (table.metric == "dice")]
+    best = {
+        group: own.set_index("encoder").estimate.idxmax()
+        for group, own in rows.groupby("group")
+        if not group.startswith("label:") and group != "all"
+    }
+    assert best == {"cardiac": "ctfm", "muscles": "ctfm", "organs": "random", "ribs": "ctfm", "vertebrae": "ctfm"}
+    assert rows[(rows.encoder == "ctfm") & (rows.group == "organs")].estimate.item() == pytest.approx(0.8558, abs=5e-5)
+
+
+def test_no_interval_is_made_up(tmp_path):
+    table = imported(write_tables(tmp_path / "in"), tmp_path / "out")
+    own = table[table.method == "ours"]
+    assert own[["low", "high", "p_value", "p_holm", "seed_low"]].isna().all(axis=None)
+    assert own.note.str.contains("no interval over patients").all()
+    assert set(own[own.group == "all"].n) == {248}
+    assert own[own.group != "all"].n.isna().all()
+    assert set(table.method) == {"ours", "quoted"}
+    other = imported(write_tables(tmp_path / "in"), tmp_path / "few", cases=10)
+    assert other.paper.isna().all()
+    assert set(other[other.group == "all"].n) == {10}
+
+
+def test_the_figure_is_drawn_from_them(tmp_path):
+    imported(write_tables(tmp_path / "in"), tmp_path / "out")
+    report.figures(figure="fig2", results=tmp_path / "out", out=tmp_path / "figures", spec=FIGURES)
+    drawn = pd.read_csv(tmp_path / "figures/fig2.csv")
+    (row,) = drawn[(drawn.panel == "b") & (drawn.encoder == "ctfm") & (drawn.method == "ours")].itertuples()
+    assert row.estimate == pytest.approx(0.85)
+
+
+def test_writes_what_it_read_and_can_run_again(tmp_path):
+    for _ in range(2):
+        imported(write_tables(tmp_path / "in"), tmp_path / "out")
+    record = json.loads((tmp_path / "out/published.json").read_text())
+    assert set(record["*_organ_scores.csv"]["sha256"]) == {"ctfm_organ_scores.csv", "random_organ_scores.csv"}
+    metrics = tables.read("metrics", tmp_path / "out/evaluate/wholebody/ctfm/all-0.parquet")
+    assert set(metrics.label) == {"liver", "spleen", "aorta"}
+
+
+def test_results_of_a_run_are_never_overwritten(tmp_path):
+    root = synthetic.run(tmp_path / "run")
+    before = (root / "evaluate/wholebody/summary.parquet").read_bytes()
+    with pytest.raises(UserError, match="a folder of its own"):
+        imported(write_tables(tmp_path / "in"), root)
+    assert (root / "evaluate/wholebody/summary.parquet").read_bytes() == before
+
+
+def test_a_mean_unlike_the_papers_is_a_warning(tmp_path, caplog):
+    imported(write_tables(tmp_path / "in"), tmp_path / "out")
+    assert "not the same" in caplog.text
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match="published tables"):
+        stage.import_published(folder=tmp_path / "no", out=tmp_path)
