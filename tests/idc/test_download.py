@@ -290,7 +290,7 @@ def test_local_copy_onto_a_full_disk_quarantines_nothing(
 
     monkeypatch.setattr(download.os, "link", refuse)
     monkeypatch.setattr(download.shutil, "copy2", refuse)
-    with pytest.raises(UserError, match="out: .*(disk is full|No space left).*; free some"):
+    with pytest.raises(UserError, match=r"out: .*(disk is full|No space left).*; free some"):
         download.fetch(table("1.2.3", url=f"file:{local}/*"), tmp_path / "out", Machine())
 
 

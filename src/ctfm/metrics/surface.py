@@ -124,10 +124,9 @@ def rows(
     worst = float(np.linalg.norm((np.array(truth.shape) - 1) * spacing_mm))
     found = []
     for name, i in ids.items():
-        boxes = [box for box in (places[0][i - 1], places[1][i - 1]) if box]
         if not places[0][i - 1]:
             continue
-        place = _union(boxes)
+        place = _union([box for box in (places[0][i - 1], places[1][i - 1]) if box])
         values = _values(_distances(truth[place] == i, prediction[place] == i, spacing_mm), tolerance_mm, worst)
         of_label = {"label": name, "group": groups.get(name, "other")}
         found += [{**of_label, "metric": metric, "value": v, "note": note} for metric, (v, note) in values.items()]
