@@ -189,6 +189,12 @@ def significant(rows: pd.DataFrame) -> pd.Series:
     return (rows.p_holm < LEVEL) | rows.p_holm.isna().all()
 
 
+def sure(rows: pd.DataFrame) -> pd.Series:
+    """Return which differences would stand for other patients and for other training runs; untested ones count."""
+    one_side = (rows.seed_low > 0) | (rows.seed_high < 0)
+    return significant(rows) & (one_side | rows.p_holm.isna().all())
+
+
 def no_reference(axes: Axes, letter: str, title: str) -> None:
     """Say in a panel of comparisons that nothing was there to compare with."""
     style.heading(axes, letter, title)
