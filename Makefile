@@ -37,7 +37,8 @@ check: install
 # The tables of an older release of the index can't be installed beside the newest; without them some tests are skipped.
 test: check
 	-$(BIN)/python -m ctfm fetch-index
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not workflow'
+	$(BIN)/python -m pytest -m workflow
 
 docs: install
 	$(BIN)/python docs/generate.py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
@@ -146,6 +147,19 @@ def test_cases_are_counted_from_their_table(tmp_path):
     counted = rows[(rows.panel == "a") & (rows.metric == "cases")].set_index("group").estimate.to_dict()
     assert counted == {"train": 2, "test": 1}
     assert "5 labels; 2 train, 1 test" in figure.axes[0].get_title(loc="left")
+
+
+def test_a_difference_is_sure_over_patients_and_over_seeds():
+    rows = pd.DataFrame(
+        {
+            "p_holm": [0.01, 0.01, 0.2, 0.01],
+            "seed_low": [0.1, -0.1, 0.1, np.nan],
+            "seed_high": [0.2, 0.1, 0.2, np.nan],
+        }
+    )
+    assert _segmentation.sure(rows).tolist() == [True, False, False, False]
+    assert _segmentation.significant(rows).tolist() == [True, True, False, True]
+    assert _segmentation.sure(rows.assign(p_holm=np.nan)).all()
 
 
 def test_looks_keep_grey_for_the_reference():

@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 from types import SimpleNamespace
 
+import numpy as np
+import pytest
+
+from ctfm import tables
 from ctfm.reporting import outcomes
 from ctfm.reporting.facts import NARROW
 from tests import synthetic
@@ -26,20 +30,45 @@ def test_other_data_have_no_published_value_and_say_why(tmp_path):
     shots = [row[1] for row in task["main"].rows]
     assert shots == ["5", "5", "all", "all"]
     assert {row[6] for row in task["main"].rows} == {"–"}
-    assert task["main"].rows[0][8].startswith("+0.")
-    assert task["main"].rows[0][9].replace(NARROW, " ") == "100.0 % (0 ties)"
-    assert task["main"].rows[1][8] == "–"
 
 
-def test_same_data_have_the_published_value_and_its_caveats(tmp_path):
-    root = synthetic.run(tmp_path, dataset="totalsegmentator", patients=248, shots=("all",), seeds=(0,))
+def test_paired_differences_are_told_over_patients_and_over_seeds(tmp_path):
+    (task,) = outcomes.tasks(synthetic.run(tmp_path, encoders=("ctfm", "random", "suprem")))
+    gains = [[cell.replace(NARROW, " ") for cell in row] for row in task["gains"].rows]
+    assert [row[:2] for row in gains[:2]] == [["ctfm − random", "5"], ["ctfm − random", "all"]]
+    assert {row[0] for row in gains} == {"ctfm − random", "ctfm − suprem", "suprem − random"}
+    assert gains[0][2].startswith("+0.")
+    assert "each: +0." in gains[0][4]
+    assert gains[0][7] == "100.0 % (0 ties)"
+    assert task["verdicts"][0].startswith("ctfm against random, by number of training cases: better")
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"low": 0.1, "high": 0.2, "seed_low": 0.1, "seed_high": 0.3}, "better with all"),
+        ({"low": -0.2, "high": -0.1, "seed_low": -0.3, "seed_high": -0.1}, "worse with all"),
+        ({"low": 0.1, "high": 0.2, "seed_low": -0.1, "seed_high": 0.3}, "better for other patients, not surely"),
+        ({"low": 0.1, "high": 0.2, "seed_low": np.nan, "seed_high": np.nan}, "better for other patients, not surely"),
+        ({"low": -0.2, "high": -0.1, "seed_low": -0.1, "seed_high": 0.3}, "worse for other patients, not surely"),
+        ({"low": -0.2, "high": 0.1, "seed_low": 0.1, "seed_high": 0.3}, "no difference shown with all"),
+        ({"low": np.nan, "high": np.nan, "seed_low": 0.1, "seed_high": 0.3}, "no interval, so no answer with all"),
+    ],
+)
+def test_a_verdict_needs_patients_and_seeds(tmp_path, values, words):
+    root = synthetic.run(tmp_path, encoders=("random", "ctfm"), shots=("all",), seeds=(0,))
+    (path,) = root.glob("evaluate/*/summary.parquet")
+    tables.write(tables.read("summary", path).assign(**values), "summary", path)
     (task,) = outcomes.tasks(root)
-    assert task["comparable"]
-    assert [row[6] for row in task["main"].rows] == ["0.8981", "0.8959"]
-    assert any("pooled" in reason for reason in task["not_comparable"])
-    rivals = {row[0]: row[4] for row in task["quoted"].rows}
-    assert rivals["vista3d"] == "yes"
-    assert rivals["nnunet_totalsegmentator"] == "no"
+    assert f"training cases: {words}" in task["verdicts"][0]
+    assert task["gains"].rows[0][4] == "one seed"
+
+
+def test_without_a_reference_nothing_is_compared(tmp_path):
+    (task,) = outcomes.tasks(synthetic.run(tmp_path, encoders=("ctfm",), seeds=(0,)))
+    assert not task["compared"]
+    assert task["gains"].rows == []
+    assert task["verdicts"] == []
 
 
 def test_no_summary_gives_no_task(tmp_path):

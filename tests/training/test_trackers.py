@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import builtins
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -21,6 +22,7 @@ def test_what_a_killed_start_wrote_beyond_its_checkpoint_is_hidden(tmp_path):
     (first,) = trackers.started(tmp_path, "f", 0)
     for step in (2, 4, 6):
         first.log({"loss": float(step), "lr": 0.5}, step)
+    time.sleep(1.1)  # files are ordered by the second they were begun in
     (second,) = trackers.started(tmp_path, "f", 4)
     second.log({"loss": 60.0}, 6)
     first.close()

@@ -96,7 +96,7 @@ def test_killed_pretraining_goes_on_from_its_last_checkpoint(demo):
         start_new_session=True,
     )
     checkpoints = demo.path("encoders/killed/checkpoints")
-    limit = time.monotonic() + 120
+    limit = time.monotonic() + 600
     while len(list(checkpoints.glob("epoch=*.ckpt"))) < 3 and time.monotonic() < limit:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)

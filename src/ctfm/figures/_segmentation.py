@@ -169,7 +169,8 @@ def curves(axes: Axes, rows: pd.DataFrame, view: View, *, filled: pd.Series | No
                 row = own.loc[shots]
                 full = filled is None or bool(filled[(rows.encoder == name) & (rows.shots == shots)].iloc[0])
                 style.interval(axes, spot, row.estimate, row.low, row.high, look, filled=full)
-                style.seeds(axes, spot, row.seed_estimates if len(row.seed_estimates) > 1 else [], look)
+                several = row.seed_estimates if len(row.seed_estimates) > 1 else []
+                style.seeds(axes, spot, several, (row.seed_low, row.seed_high), look)
     axes.set_xticks(range(len(view.shots)), view.shots)
     axes.set_xlim(-0.5, len(view.shots) - 0.4)
     axes.margins(y=0.12)
@@ -186,6 +187,12 @@ def write(axes: Axes, rows: pd.DataFrame, view: View) -> None:
 def significant(rows: pd.DataFrame) -> pd.Series:
     """Return which rows have an adjusted p value below the level; without any test all count as drawn full."""
     return (rows.p_holm < LEVEL) | rows.p_holm.isna().all()
+
+
+def sure(rows: pd.DataFrame) -> pd.Series:
+    """Return which differences would stand for other patients and for other training runs; untested ones count."""
+    one_side = (rows.seed_low > 0) | (rows.seed_high < 0)
+    return significant(rows) & (one_side | rows.p_holm.isna().all())
 
 
 def no_reference(axes: Axes, letter: str, title: str) -> None:
@@ -205,7 +212,7 @@ def legend(figure: Figure, view: View, extra: dict[str, style.Look], *, seeds: b
     """
     handles = [_handle(name, look.marker, look.colour, look.colour) for name, look in view.looks.items()]
     handles += [_handle(text, look.marker, style.INK, look.colour) for text, look in extra.items()]
-    lines = "Lines: bootstrap intervals over patients" + ("; short bars: single training seeds." if seeds else ".")
+    lines = "Thick lines: intervals over patients" + (", thin: over training seeds (short bars)." if seeds else ".")
     if view.pick().low.isna().all():
         lines = "No intervals: there are no values per case for two patients or more."
     title = f"Task '{view.task}' on '{view.dataset}'; training cases: {view.shots[-1]}, unless said. {lines}"

@@ -101,10 +101,11 @@ def interval(
     axes.plot(x, y, look.marker, markeredgewidth=0.4 if filled else 0.8, zorder=3, **style)
 
 
-def seeds(axes: Axes, x: float, estimates: Iterable[float], look: Look) -> None:
-    """Draw the estimates of single training seeds as small bars beside the estimate at ``x``."""
+def seeds(axes: Axes, x: float, estimates: Iterable[float], limits: tuple[float, float], look: Look) -> None:
+    """Draw the estimates of single training seeds as short bars at ``x``, and their interval as a thin line."""
+    axes.plot([x, x], limits, color=look.colour, linewidth=0.5, zorder=1.5)
     for value in estimates:
-        axes.plot(x, value, "_", color=look.colour, markersize=4.5, markeredgewidth=0.6, alpha=0.8, zorder=2)
+        axes.plot(x, value, "_", color=look.colour, markersize=4.5, markeredgewidth=0.6, zorder=2)
 
 
 def paper_mark(axes: Axes, x: float, y: float, *, filled: bool = True) -> None:

@@ -1,8 +1,8 @@
 """Extended Data Figure 2 of the paper: few-shot segmentation by group of labels.
 
 Upper row: macro Dice of each group over the number of training cases. Lower row: the paired difference to the
-first reference encoder, with intervals over patients and each training seed; filled where the p value is below
-0.05 after Holm's adjustment over groups, encoders and numbers of training cases.
+first reference encoder, with intervals over patients and over training seeds; filled where the p value is below
+0.05 after Holm's adjustment (over groups, encoders and numbers of training cases) and the seeds agree.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ctfm.figures import _style as style
 from ctfm.figures._results import Results
 from ctfm.figures._segmentation import View
 
+OPEN = f"p ≥ {shared.LEVEL} after Holm, or interval over seeds around zero"
 ACROSS = 5  # groups side by side
 
 
@@ -46,7 +47,7 @@ def draw(results: Results, settings: Figures) -> tuple[Figure, pd.DataFrame]:
     for place in range(len(groups), bands * across):
         for row in (0, 1):
             axes[2 * (place // ACROSS) + row, place % ACROSS].set_axis_off()
-    shared.legend(figure, view, {f"p ≥ {shared.LEVEL} after Holm": style.Look("white", "o")})
+    shared.legend(figure, view, {OPEN: style.Look("white", "o")})
     return figure, shared.joined({"a": pd.concat(drawn[::2]), "b": pd.concat(drawn[1::2])})
 
 
@@ -70,7 +71,7 @@ def _differences(axes: Axes, view: View, group: str, *, first: bool) -> pd.DataF
         style.message(axes, "No reference encoder:\nsee evaluate.references.")
         return rows
     axes.axhline(0, color=style.INK, linewidth=0.6)
-    shared.curves(axes, rows, view, filled=shared.significant(rows))
+    shared.curves(axes, rows, view, filled=shared.sure(rows))
     if first:
         axes.set_ylabel(f"less that of '{reference}'")
     return rows

@@ -98,7 +98,7 @@ def rows(
     spacing_mm: Sequence[float],
     tolerance_mm: float,
 ) -> list[dict[str, Any]]:
-    """Return the surface metrics of one case: of each label that the truth has.
+    """Return label, group, metric, value and note of the surface metrics of each label that the truth has.
 
     ``missed``: 1 if the prediction lacks the label, else 0. Then ``asd`` is NaN (the published mean drops such
     cases), ``assd`` and ``hd95`` are the largest distance between two voxels of the scan, and ``nsd`` is 0:
@@ -108,25 +108,20 @@ def rows(
         truth: label ids (z, y, x), of any integer type.
         prediction: label ids of the same shape.
         ids: the labels to measure: name to id.
-        groups: name to group; a label without one is of the group ``other``.
+        groups: name to group; else ``other``.
         spacing_mm: (z, y, x), mm.
         tolerance_mm: of ``nsd``, mm.
-
-    Returns:
-        Rows with label, group, metric, value and note.
 
     Raises:
         ValueError: the shapes differ, or the spacing is not positive.
     """
     _check(truth, prediction, spacing_mm)
-    highest = max(ids.values(), default=0)
-    places = [[*ndimage.find_objects(array, highest or 1)] for array in (truth, prediction)]
+    highest = max(ids.values(), default=1)
+    places = [ndimage.find_objects(array, highest) for array in (truth, prediction)]
     worst = float(np.linalg.norm((np.array(truth.shape) - 1) * spacing_mm))
     found = []
-    for name, i in ids.items():
-        if not places[0][i - 1]:
-            continue
-        place = _union([box for box in (places[0][i - 1], places[1][i - 1]) if box])
+    for name, i in ((name, i) for name, i in ids.items() if places[0][i - 1]):
+        place = _union([boxes[i - 1] for boxes in places if boxes[i - 1]])
         values = _values(_distances(truth[place] == i, prediction[place] == i, spacing_mm), tolerance_mm, worst)
         of_label = {"label": name, "group": groups.get(name, "other")}
         found += [{**of_label, "metric": metric, "value": v, "note": note} for metric, (v, note) in values.items()]

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ctfm import published, tables
-from ctfm.metrics.summary import OURS, PUBLISHED, WIN_RATE
+from ctfm.metrics.summary import LABEL, OURS, PUBLISHED, QUOTED, WIN_RATE, lower_is_better
 from ctfm.reporting.facts import NARROW, Table, number
 
 MAIN = "dice"
@@ -31,19 +31,22 @@ def tasks(root: Path) -> list[dict[str, Any]]:
 
 
 def _task(table: pd.DataFrame, coverage: float) -> dict[str, Any]:
-    metrics = [metric for metric in table.metric.unique() if not metric.endswith(WIN_RATE)]
+    own = table[table.method != QUOTED]
+    metrics = [metric for metric in own.metric.unique() if not metric.endswith(WIN_RATE)]
     main = MAIN if MAIN in metrics else metrics[0]
-    overall, groups = table[table.group == "all"], table[~table.group.str.startswith("label:")]
+    overall, groups = own[own.group == "all"], own[~own.group.str.startswith(LABEL)]
     others = overall[(overall.metric != main) & ~overall.metric.str.endswith(WIN_RATE)]
     return {
         "name": table.task.iloc[0],
         "dataset": table.dataset.iloc[0],
         "metric": main.replace("_", " "),
         "coverage": f"{coverage:g}",
-        "n": int(table.n.max()),
-        "few": int(table.n.max()) < FEW,
-        "reference": next((name for name in table.reference if name), ""),
+        "n": int(own.n.max()),
+        "few": int(own.n.max()) < FEW,
+        "compared": bool((own.reference != "").any()),
         "main": _main(overall, main),
+        "gains": _gains(overall, main),
+        "verdicts": _verdicts(overall, main),
         "groups": _plain(groups[(groups.metric == main) & (groups.group != "all")]),
         "others": _plain(others),
         "comparable": bool(table.paper.notna().any()),
@@ -59,20 +62,16 @@ def _main(overall: pd.DataFrame, metric: str) -> Table:
     ours = overall[(overall.metric == metric) & (overall.method == OURS) & (overall.reference == "")]
     for row in ours.sort_values("shots", key=_by_size, kind="stable").itertuples():
         as_published = rows.get((row.encoder, row.shots, metric, PUBLISHED, ""))
-        pair = next((r for k, r in rows.items() if k[:4] == (row.encoder, row.shots, metric, OURS) and k[4]), None)
-        wins = next((r for k, r in rows.items() if k[:3] == (row.encoder, row.shots, metric + WIN_RATE)), None)
         lines.append(
             [
                 row.encoder,
                 row.shots,
                 number(int(row.seeds)),
                 bounded(row),
-                number(int(row.n)),
+                number(row.n, 0),
                 bounded(as_published) if as_published else "–",
                 number(row.paper, 4),
                 _signed(row.estimate - row.paper),
-                f"{bounded(pair, sign=True)}, p {p_value(pair.p_value)}" if pair else "–",
-                _won(wins) if wins else "–",
             ]
         )
     head = [
@@ -85,7 +84,67 @@ def _main(overall: pd.DataFrame, metric: str) -> Table:
         "paper",
         "ours − paper",
     ]
-    return Table([*head, "difference to the reference", "labels won"], lines)
+    return Table(head, lines)
+
+
+def _gains(overall: pd.DataFrame, metric: str) -> Table:
+    """Return the paired differences to each reference: over patients, over training seeds, and tested."""
+    keys = ["encoder", "reference", "shots"]
+    wins = {tuple(getattr(r, k) for k in keys): r for r in overall[overall.metric == metric + WIN_RATE].itertuples()}
+    lines = [
+        [
+            f"{row.encoder} − {row.reference}",
+            row.shots,
+            bounded(row, sign=True),
+            number(row.n, 0),
+            _by_seed(row),
+            p_value(row.p_value),
+            p_value(row.p_holm),
+            _won(wins[key]) if (key := (row.encoder, row.reference, row.shots)) in wins else "–",
+        ]
+        for row in _pairs(overall, metric).itertuples()
+    ]
+    head = ["encoders", "training cases", "difference, interval over patients", "patients"]
+    return Table([*head, "over training seeds", "p", "p after Holm", "labels won"], lines)
+
+
+def _pairs(overall: pd.DataFrame, metric: str) -> pd.DataFrame:
+    rows = overall[(overall.metric == metric) & (overall.method == OURS) & (overall.reference != "")]
+    ordered = rows.sort_values("shots", key=_by_size, kind="stable")
+    return ordered.sort_values(["encoder", "reference"], kind="stable")
+
+
+def _by_seed(row: Any) -> str:
+    """Return the interval over training seeds, or the reason why there is none, and each seed."""
+    if len(row.seed_estimates) < 2:
+        return "one seed" if len(row.seed_estimates) else "no seed in common"
+    each = ", ".join(f"{value:+.4f}" for value in row.seed_estimates)
+    return f"{row.seed_low:+.4f} to {row.seed_high:+.4f}".replace(" ", NARROW) + f"; each: {each}"
+
+
+def _verdicts(overall: pd.DataFrame, metric: str) -> list[str]:
+    """Say for each pair of encoders where one is better, and whether over patients alone or over seeds too."""
+    found, sign = [], -1 if lower_is_better(metric) else 1
+    for (encoder, reference), rows in _pairs(overall, metric).groupby(["encoder", "reference"], sort=False):
+        patients, seeds = _side(sign * rows.low, sign * rows.high), _side(sign * rows.seed_low, sign * rows.seed_high)
+        said = {
+            "better": (patients > 0) & (seeds > 0),
+            "worse": (patients < 0) & (seeds < 0),
+            "better for other patients, not surely for other training runs": (patients > 0) & ~(seeds > 0),
+            "worse for other patients, not surely for other training runs": (patients < 0) & ~(seeds < 0),
+            "no difference shown": patients == 0,
+            "no interval, so no answer": patients.isna(),
+        }
+        parts = [f"{words} with {', '.join(rows.shots[which])}" for words, which in said.items() if which.any()]
+        found.append(f"{encoder} against {reference}, by number of training cases: {'; '.join(parts)}.")
+    return found
+
+
+def _side(one: pd.Series, other: pd.Series) -> pd.Series:
+    """Return on which side of zero each interval lies: 1, -1, 0 (around it) or NaN (there is none)."""
+    ends = pd.concat([one, other], axis=1)
+    low, high = ends.min(axis=1, skipna=False), ends.max(axis=1, skipna=False)
+    return ((low > 0).astype(float) - (high < 0)).where(low.notna())
 
 
 def _by_size(shots: pd.Series) -> pd.Series:
@@ -99,7 +158,7 @@ def _plain(rows: pd.DataFrame) -> Table:
     return Table(
         head,
         [
-            [r.metric.replace("_", " "), r.group, r.shots, r.encoder, bounded(r), number(int(r.n)), number(r.paper, 4)]
+            [r.metric.replace("_", " "), r.group, r.shots, r.encoder, bounded(r), number(r.n, 0), number(r.paper, 4)]
             for r in ordered.itertuples()
         ],
     )
@@ -114,7 +173,7 @@ def bounded(row: Any, *, sign: bool = False) -> str:
 
 def p_value(value: float) -> str:
     """Return a p value as text."""
-    return "–" if pd.isna(value) else "< 0.0001" if value < 1e-4 else f"= {value:.2g}"
+    return "–" if pd.isna(value) else "< 0.0001" if value < 1e-4 else f"{value:.2g}"
 
 
 def _won(row: Any) -> str:
