@@ -26,6 +26,7 @@ rule summarise_task:
     """Give estimates and intervals over all encoders and settings of a task."""
     input:
         tables=task_tables,
+        checked=CHECKED,
         paper="resources/paper.csv",
     output:
         summary=f"{O}/evaluate/{{task}}/summary.parquet",

@@ -2,7 +2,6 @@ rule prepare_shard:
     """Download, check, convert and resample the series of one shard; resumes by itself."""
     input:
         series=f"{O}/select/{{corpus}}/series.parquet",
-        plan=ancient(f"{O}/select/{{corpus}}/plan.json"),
     output:
         index=f"{O}/volumes/{{corpus}}/shard={{shard}}/index.parquet",
         checks=f"{O}/volumes/{{corpus}}/shard={{shard}}/cross_checks.parquet",

@@ -161,6 +161,7 @@ EXPORTED = [
 TEST_SETS = sorted(
     {f"{O}/datasets/{task.dataset}/cases.parquet" for task in cfg.tasks.values()}
 )
+CHECKED = [f"{O}/probe/cases.json"] if cfg.probe else []
 SCORES = [
     f"{O}/probe/{encoder}/scores.parquet" for encoder in cfg.pretrain if cfg.probe
 ]

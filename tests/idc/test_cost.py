@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -109,6 +110,20 @@ def test_short_disk_is_refused() -> None:
     cost.check_disk({"peak_disk_TB": 1.0, "free_disk_TB": 1.0}, Path("out"))
     with pytest.raises(UserError, match=r"out: 1\.5 TB are needed at the peak and 500\.0 GB are free; free some"):
         cost.check_disk({"peak_disk_TB": 1.5, "free_disk_TB": 0.5}, Path("out"))
+
+
+def test_room_is_needed_for_this_shard_and_those_that_have_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = table([89.4] * 9, [0] * 2 + [1] * 3 + [2] * 4)  # 14, 21 and 28 MB of volumes
+    (tmp_path / "shard=00001").mkdir()
+    for megabytes, fits in ((42.1, True), (41.9, False)):
+        monkeypatch.setattr(cost, "free_disk", lambda folder, free=megabytes: int(free * 1e6))
+        with contextlib.nullcontext() if fits else pytest.raises(UserError, match=r"42\.0 MB are needed at the peak"):
+            cost.check_room(rows, 0, Prepare(), Machine(), tmp_path)
+    monkeypatch.setattr(cost, "free_disk", lambda folder: int(62.9e6))
+    with pytest.raises(UserError, match=r"63\.0 MB"):  # one that has begun counts as well when it is the one to do
+        cost.check_room(rows, 1, Prepare(), Machine(), tmp_path)
 
 
 def test_free_disk_of_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:

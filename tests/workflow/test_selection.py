@@ -1,4 +1,4 @@
-"""The probe never sees a patient of a test set: a spoilt table of cases stops the run before any training."""
+"""The probe never sees a patient of a test set: a spoilt table of cases stops the run; no summary is made."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def test_a_patient_of_the_probe_in_a_test_set_stops_the_run(fresh):
         spoilt = table.copy()
         spoilt.loc[spoilt.index[spoilt["split"] == "test"][0], "patient"] = found["validation"][0]
         tables.write(spoilt, "cases", path)
-        # by default what doesn't depend on the probe goes on; here nothing does
+        # by default what doesn't depend on the check goes on; here it comes first and stops everything
         stop = ("--cores", "1", "--workflow-profile", "none", "--show-failed-logs")
-        said = fresh.run("results/demo/probe/ctfm/selected.json", *stop, configs=configs, check=False)
+        said = fresh.run("results/demo/evaluate/wholebody/summary.parquet", *stop, configs=configs, check=False)
         assert fresh.status != 0 and "check_selection" in said
         assert f"patient '{found['validation'][0]}' is in the test split and in the probe" in said
         assert not fresh.path("probe/ctfm").exists() and not fresh.path("encoders").exists()

@@ -128,6 +128,24 @@ def check_disk(plan: dict[str, Any], folder: Path) -> None:
         )
 
 
+def check_room(series: pd.DataFrame, shard: int, settings: Prepare, machine: Machine, folder: Path) -> None:
+    """Refuse to begin a shard when its volumes and those of the shards that have not begun don't fit on the disk.
+
+    Args:
+        series: the table of the whole corpus.
+        shard: the one to begin.
+        settings: of the preparation.
+        machine: whether the DICOM of all shards stays on disk.
+        folder: of the corpus' volumes; a shard that has begun has a folder in it.
+
+    Raises:
+        UserError: more is needed than is free.
+    """
+    begun = {int(path.name.removeprefix("shard=")) for path in folder.glob("shard=*")} - {shard}
+    needed = estimate(series[~series["shard"].isin(begun)], settings, machine, seconds_per_gb=0)["final_disk_TB"]
+    check_disk({"peak_disk_TB": needed, "free_disk_TB": free_disk(folder) / TB}, folder)
+
+
 def as_json(plan: dict[str, Any]) -> str:
     """Return the plan as JSON text."""
     return json.dumps(plan, indent=2, sort_keys=True)

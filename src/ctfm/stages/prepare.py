@@ -15,7 +15,7 @@ from ctfm import spec as specs
 from ctfm.cli import ConfigOption, SpecOption, job_spec
 from ctfm.config import Criteria, Machine, Prepare
 from ctfm.errors import UserError
-from ctfm.idc import download, funnel
+from ctfm.idc import cost, download, funnel
 from ctfm.imaging import convert, converters, intake, quality
 
 KEPT_COLUMNS = ["SeriesInstanceUID", "StudyInstanceUID", "PatientID", "collection_id", "shard"]
@@ -38,8 +38,10 @@ def prepare(
     can't be used, or whose headers don't meet the criteria, is listed with its reason and stops nothing.
     """
     job = job_spec("prepare", spec, config, corpus=corpus)
-    chosen = tables.read("series", series).query("shard == @shard")
-    folder, machine = files.ensure_folder(out / f"shard={shard:05d}"), specs.machine()
+    corpus_series, machine = tables.read("series", series), specs.machine()
+    cost.check_room(corpus_series, shard, Prepare(**job["prepare"]), machine, out)
+    chosen = corpus_series.query("shard == @shard")
+    folder = files.ensure_folder(out / f"shard={shard:05d}")
     sources = zip(chosen["SeriesInstanceUID"], chosen["series_aws_url"], strict=True)
     keys = {str(uid): convert.key(job, str(url)) for uid, url in sources}
     rules = _rules(job, list(keys))
