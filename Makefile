@@ -38,7 +38,7 @@ check: install
 test: check
 	-$(BIN)/python -m ctfm fetch-index
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not workflow'
-	$(BIN)/python -m pytest -m workflow
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m workflow
 
 docs: install
 	$(BIN)/python docs/generate.py
