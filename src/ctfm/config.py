@@ -21,7 +21,7 @@ VERSIONS = {
     "select": 1,
     "plan": 1,
     "prepare": 2,
-    "datasets": 3,
+    "datasets": 4,
     "pretrain": 1,
     "probe": 2,
     "probe-check": 1,

@@ -73,6 +73,7 @@ def assign(cases: Sequence[Case], settings: Dataset) -> list[tuple[Case, dict[st
     for case in cases:
         reason = left_out.get(case.case) or _unsuitable(case, settings)
         row: dict[str, Any] = {"case": case.case, "patient": case.patient, "split": case.split, "status": "ok"}
+        row |= {"age": case.age, "sex": case.sex}
         made.append((case, row | excluded(*reason) if reason else row))
     check_patients([row for _, row in made if row["status"] == "ok"])
     return made

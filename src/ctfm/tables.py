@@ -92,6 +92,8 @@ SCHEMAS = {
             "labels": pa.list_(TEXT),  # names of the labels present
             "empty": pa.list_(TEXT),  # names of those that the data set annotates and this case does not show
             "overlap_voxels": INT,  # claimed by more than one mask, before resampling
+            "age": REAL,  # years; null where the data set doesn't say
+            "sex": TEXT,  # f, m; empty where the data set doesn't say
         }
     ),
     # probe/<encoder>/

@@ -77,6 +77,7 @@ def test_totalsegmentator_layout(totalsegmentator, tmp_path, separator):
         ("s0003", "s0003", "val"),
         ("s0004", "s0004", "val"),
     ]
+    assert [(c.age, c.sex) for c in cases] == [(60, ""), (60, ""), (61, ""), (62, "")]
     assert cases[0].image == tmp_path / "s0001/ct.nii.gz"
     assert set(cases[0].labels) == {"liver", "spleen", "aorta"}
     assert cases[2].labels == tmp_path / "s0003/label.nii.gz"

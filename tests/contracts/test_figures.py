@@ -147,6 +147,19 @@ def test_cases_are_counted_from_their_table(tmp_path):
     counted = rows[(rows.panel == "a") & (rows.metric == "cases")].set_index("group").estimate.to_dict()
     assert counted == {"train": 2, "test": 1}
     assert "5 labels; 2 train, 1 test" in figure.axes[0].get_title(loc="left")
+    assert "age and sex: not in the table" in figure.axes[0].get_xlabel()
+
+
+def test_ages_and_sexes_are_those_of_the_cases_used(tmp_path):
+    root = synthetic.run(tmp_path)
+    people = [("ok", 40.0, "f"), ("ok", 61.0, "m"), ("ok", 90.0, "f"), ("ok", None, ""), ("excluded", 5.0, "m")]
+    cases = [{"case": f"s{n}", "status": s, "split": "test", "age": a, "sex": x} for n, (s, a, x) in enumerate(people)]
+    tables.write(tables.of("cases", cases), "cases", root / "datasets/phantoms/cases.parquet")
+    figure, rows, _ = drawn("fig2", root, tmp_path / "x")
+    assert "age 40 to 90, median 61; 67 % female" in figure.axes[0].get_xlabel()
+    told = rows[rows.panel == "a"].set_index("metric")
+    assert told.loc["age", ["estimate", "low", "high", "n"]].tolist() == [61, 40, 90, 3]
+    assert told.loc["female", "estimate"] == pytest.approx(2 / 3) and told.loc["female", "n"] == 3
 
 
 def test_a_difference_is_sure_over_patients_and_over_seeds():

@@ -48,6 +48,11 @@ def test_each_number_of_shots_has_its_own_difference():
         assert pairs.loc[shots].estimate == pytest.approx(difference["ctfm"] - difference["random"])
 
 
+def test_numbers_of_training_cases_are_sorted_as_numbers():
+    ordered = ["5", "10", "100", "0.005", "0.01", "0.5", "all"]
+    assert sorted(reversed(ordered), key=summary.by_size) == ordered
+
+
 def summarised(*parts, **settings):
     return pd.DataFrame(summary.summarise(pd.concat(parts), Evaluate(bootstrap=200, **settings)))
 
@@ -136,3 +141,14 @@ def test_one_patient_has_an_estimate_and_no_interval_nor_test():
     assert rows.estimate.notna().all()
     ours = rows[rows.method == "ours"]
     assert ours[["low", "high", "p_value", "p_holm"]].isna().all(axis=None)
+
+
+def test_ties_are_counted_among_labels_that_have_values():
+    """By hand: of five labels one is in no scan, and one is equal."""
+    ours, theirs = synthetic.metrics("ctfm"), synthetic.metrics("random")
+    for rows in (ours, theirs):
+        rows.loc[rows.label == "heart", "value"] = np.nan
+        rows.loc[rows.label == "liver", "value"] = 0.5
+    rows = summarised(ours, theirs)
+    (row,) = rows[(rows.metric == "dice_win_rate") & (rows.group == "all")].itertuples()
+    assert row.note.startswith("1 ties among 4 labels")

@@ -56,7 +56,7 @@ def test_samples_are_planes_of_volumes_that_are_still_there(tmp_path):
 
 
 def test_segmentations_of_most_shots_come_first(tmp_path):
-    for name in ("5-0", "all-0", "20-0"):
+    for name in ("5-0", "all-0", "20-0", "0.05-0", "0.1-0"):
         pictures.write_png(np.zeros((4, 4), np.uint8), tmp_path / "evaluate/wholebody/ctfm" / f"{name}.png")
     texts = [item["text"].split(" / ")[-1] for item in charts.predictions(tmp_path)]
-    assert texts == ["all-0", "20-0", "5-0"]
+    assert texts == ["all-0", "0.1-0", "0.05-0", "20-0", "5-0"]

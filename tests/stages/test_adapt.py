@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -16,6 +18,7 @@ from ctfm import tables
 from ctfm.errors import UserError
 from ctfm.imaging import store
 from ctfm.imaging.volume import Volume, write_nifti
+from ctfm.phantom.dicom import write_corpus
 from ctfm.stages.adapt import adapt, predict
 from ctfm.tasks import segment
 from tests import makers
@@ -237,6 +240,41 @@ def test_one_broken_scan_costs_only_itself(adapted, tmp_path):
     assert (tmp_path / "out/ct.nii.gz").exists()
     predict([good, good], model=adapted / "model", out=tmp_path / "out")
     assert not (tmp_path / "out/failures.json").exists() and (tmp_path / "out/ct-2.nii.gz").exists()
+
+
+def test_the_command_goes_on_after_a_scan_of_four_dimensions(adapted, tmp_path):
+    image = nib.load(scan(tmp_path / "in", GRIDS["oblique"]))
+    nib.save(image, tmp_path / "good.nii.gz")
+    nib.save(nib.Nifti1Image(np.stack([np.asarray(image.dataobj)] * 2, axis=3), image.affine), tmp_path / "four.nii.gz")
+    command = [sys.executable, "-m", "ctfm", "predict", "--encoder", adapted, "--out", "out", "--json"]
+    call = [*map(str, command), "four.nii.gz", "gone", "good.nii.gz"]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    told = {row["name"]: (row["label_map"], row["reason"]) for row in json.loads(done.stdout)["scans"]}
+    assert told == {"four": ("", "not_3d"), "gone": ("", "missing_image"), "good": ("good.nii.gz", "")}
+    failures = json.loads((tmp_path / "out/failures.json").read_text())
+    assert failures["four"]["detail"] == "four.nii.gz: 4 dimensions; give one volume of it"
+    assert failures["gone"]["detail"] == "gone is not there"
+    assert nib.load(tmp_path / "out/good.nii.gz").shape == image.shape
+
+
+def test_dicom_folders_of_phantoms_get_labels_where_they_are(adapted, by_threshold, tmp_path):
+    """However the patient lies in the scanner; where the slices are, SimpleITK says."""
+    write_corpus(tmp_path / "in", series=5, broken=2, slices=16, matrix=64, seed=0)
+    folders = sorted((tmp_path / "in").iterdir())
+    with pytest.raises(typer.Exit):
+        predict(folders, model=adapted, out=tmp_path / "out")
+    failures = json.loads((tmp_path / "out/failures.json").read_text())
+    assert sorted(row["reason"] for row in failures.values()) == ["localizer", "missing_slice"]
+    good = [folder for folder in folders if folder.name not in failures]
+    assert len(good) == 5
+    for folder in good:
+        source = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder)))
+        found = sitk.ReadImage(str(tmp_path / "out" / f"{folder.name}.nii.gz"))
+        assert found.GetSize() == source.GetSize()
+        found = sitk.Resample(found, source, sitk.Transform(), sitk.sitkNearestNeighbor)
+        ids, dense = sitk.GetArrayFromImage(found) == 52, sitk.GetArrayFromImage(source) > 300
+        assert 2 * (dense & ids).sum() / (dense.sum() + ids.sum()) > 0.6, folder.name
 
 
 def test_a_missing_model_is_told(folder, tmp_path):

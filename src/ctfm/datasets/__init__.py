@@ -17,6 +17,8 @@ class Case:
         image: the CT.
         labels: one mask per structure by name, or one map of ids.
         study: kind of examination; empty where the data set doesn't say.
+        age: of the patient, years; None where the data set doesn't say.
+        sex: ``f`` or ``m``; empty where the data set doesn't say.
     """
 
     case: str
@@ -25,3 +27,5 @@ class Case:
     image: Path
     labels: dict[str, Path] | Path
     study: str = ""
+    age: float | None = None
+    sex: str = ""

@@ -63,7 +63,8 @@ def cases(root: Path) -> Iterator[Case]:
         masks = {p.name.removesuffix(".nii.gz"): p for p in sorted(folder.glob("segmentations/*.nii.gz"))}
         labels = masks if masks or not merged.is_file() else merged
         study = str(row.get("study_type") or "")
-        yield Case(name, name, str(row["split"] or ""), folder / "ct.nii.gz", labels, study)
+        who = {"age": _years(row.get("age")), "sex": str(row.get("gender") or "")[:1].lower()}
+        yield Case(name, name, str(row["split"] or ""), folder / "ct.nii.gz", labels, study, **who)
 
 
 def _meta(root: Path) -> pd.DataFrame:
@@ -72,6 +73,12 @@ def _meta(root: Path) -> pd.DataFrame:
     head = text.splitlines()[0] if text else ""
     separator = ";" if head.count(";") > head.count(",") else ","
     return pd.DataFrame(list(csv.DictReader(text.splitlines(), delimiter=separator)), columns=_columns(head, separator))
+
+
+def _years(text: str | None) -> float | None:
+    """Return an age; a field that holds no number is none."""
+    found = pd.to_numeric(text, errors="coerce")
+    return None if pd.isna(found) else float(found)
 
 
 def _columns(head: str, separator: str) -> list[str]:

@@ -15,7 +15,7 @@ from ctfm import published
 from ctfm.config import Figures
 from ctfm.figures import _style as style
 from ctfm.figures._results import Results
-from ctfm.metrics.summary import LABEL, OURS, WIN_RATE
+from ctfm.metrics.summary import LABEL, OURS, WIN_RATE, by_size
 
 METRIC, WINS = "dice", "dice" + WIN_RATE
 NUMBERS = ["estimate", "low", "high", "n", "p_value", "p_holm", "seeds", "seed_low", "seed_high"]
@@ -74,7 +74,7 @@ def views(results: Results) -> list[View]:
 
 def _view(rows: pd.DataFrame, looks: dict[str, style.Look]) -> View:
     own = rows[rows.method == OURS]
-    shots = sorted(own.shots.unique(), key=lambda text: int(text) if text.isdigit() else np.inf)
+    shots = sorted(own.shots.unique(), key=by_size)
     looks = {name: look for name, look in looks.items() if name in set(own.encoder)}
     return View(rows, str(own.task.iloc[0]), str(own.dataset.iloc[0]), shots, _references(own), looks)
 

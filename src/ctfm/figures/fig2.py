@@ -6,10 +6,12 @@ pre-training help, as the paired difference to the first reference at each numbe
 p < 0.05 after Holm's adjustment, and the interval over training seeds does not hold zero.
 
 Published values are stars, and stand only beside numbers from the same data; a rival's star is open where it
-was measured on other data. Demographics (panel a of the paper) are in no table, so they aren't drawn.
+was measured on other data. Ages and sexes (panel a) are those of the cases used, where the data set tells them.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -66,7 +68,7 @@ def draw(results: Results, settings: Figures) -> tuple[Figure, pd.DataFrame]:
 
 
 def _data(axes: Axes, view: View, results: Results) -> pd.DataFrame:
-    """Draw the number of labels in each group, and how many test patients have any of them."""
+    """Draw the number of labels in each group, and how many test patients have any of them; tell who was scanned."""
     groups = results.labels(view.task).groupby("group").label.nunique()
     having = view.pick().groupby("group").n.max()
     for y, (group, count) in enumerate(groups.items()):
@@ -78,16 +80,32 @@ def _data(axes: Axes, view: View, results: Results) -> pd.DataFrame:
     axes.set_ylim(len(groups) - 0.4, -0.6)
     axes.set_xlim(0, 2.1 * max(groups, default=1))
     axes.grid(visible=False)
-    axes.set_xlabel("labels")
-    cases = results.cases(view.dataset)
-    splits = cases[cases.status == "ok"].split.value_counts().reindex(["train", "val", "test"]).dropna()
+    cases = results.cases(view.dataset).query("status == 'ok'")
+    people, text = _people(cases)
+    axes.set_xlabel(f"labels\n{text}")
+    splits = cases.split.value_counts().reindex(["train", "val", "test"]).dropna()
     counted = ", ".join(f"{count:.0f} {name}" for name, count in splits.items())
     tested = f"{having.get('all', 0):.0f} test patients"
     style.heading(axes, "a", f"{groups.sum()} labels; {counted or tested}")
     fixed = {"task": view.task, "dataset": view.dataset, "note": "counted"}
     rows = [{"group": name, "metric": "labels", "estimate": n} for name, n in groups.items()]
     rows += [{"group": name, "metric": "cases", "estimate": n} for name, n in splits.items()]
-    return pd.DataFrame([{**fixed, **row} for row in rows])
+    return pd.DataFrame([{**fixed, **row} for row in [*rows, *people]])
+
+
+def _people(cases: pd.DataFrame) -> tuple[list[dict[str, Any]], str]:
+    """Return rows and words on the ages and sexes of cases, as far as their table tells them."""
+    ages, sexes = cases.age.dropna(), cases.sex[cases.sex.isin(["f", "m"])]
+    rows, words = [], []
+    if len(ages):
+        found = {"estimate": ages.median(), "low": ages.min(), "high": ages.max(), "n": len(ages)}
+        rows.append({"group": "all", "metric": "age", **found, "note": "median, youngest and oldest, years"})
+        words.append(f"age {ages.min():.0f} to {ages.max():.0f}, median {ages.median():.0f}")
+    if len(sexes):
+        share = (sexes == "f").mean()
+        rows.append({"group": "all", "metric": "female", "estimate": share, "n": len(sexes), "note": "share"})
+        words.append(f"{100 * share:.0f} % female")
+    return rows, "; ".join(words) or "age and sex: not in the table"
 
 
 def _second(axes: Axes, views: list[View]) -> pd.DataFrame:

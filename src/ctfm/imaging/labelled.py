@@ -99,7 +99,7 @@ def read_scan(path: Path) -> Volume:
         Quarantine: ``missing_image``, ``unreadable``, ``not_3d``, ``not_finite`` or ``empty_image``.
     """
     if not path.is_file():
-        raise Quarantine("missing_image", f"{path.parent.name}/{path.name} is not there")
+        raise Quarantine("missing_image", f"{Path(path.parent.name, path.name)} is not there")
     image = read_image(path)
     if bad := _not_finite(path, image):
         raise Quarantine("not_finite", f"{path.name}: {bad} voxels")

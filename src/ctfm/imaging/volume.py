@@ -98,7 +98,7 @@ def read_image(path: Path | str) -> Volume:
         reason = str(error).strip().splitlines()[-1].replace(str(path), Path(path).name)
         raise Quarantine("unreadable", f"{Path(path).name}: {reason}") from error
     if image.GetDimension() != 3:
-        raise Quarantine("not_3d", f"{Path(path).name}: {image.GetDimension()} dimensions")
+        raise Quarantine("not_3d", f"{Path(path).name}: {image.GetDimension()} dimensions; give one volume of it")
     return from_sitk(image)
 
 

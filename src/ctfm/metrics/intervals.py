@@ -46,12 +46,21 @@ class Interval(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """An encoder against a reference on the same patients; ``ties`` counts labels with equal means."""
+    """An encoder against a reference on the same patients.
+
+    Attributes:
+        difference: of the macro means.
+        win_rate: share of labels with a better mean.
+        p_value: of the Wilcoxon signed-rank test.
+        ties: labels with equal means.
+        labels: those with a value of both, that is of which there is a difference.
+    """
 
     difference: Interval
     win_rate: Interval
     p_value: float
     ties: int
+    labels: int
 
 
 class _Means(NamedTuple):
@@ -138,6 +147,7 @@ def compare(
             _interval(win_rate, better, a, c, plan._replace(method="percentile")),
             wilcoxon(a[:, c], b[:, c]),
             int((here.all[c] == 0).sum()),
+            int(np.isfinite(here.all[c]).sum()),
         )
         for name, c in _columns(groups)
     }

@@ -24,6 +24,7 @@ from ctfm.metrics.intervals import Interval, Plan
 
 OURS, PUBLISHED, QUOTED = "ours", "published definition", "quoted"
 WIN_RATE = "_win_rate"  # a metric's name with this behind it: share of labels won against the reference
+SHARES = 10**6  # more than any data set has cases
 LABEL = "label:"  # a group's name with this before it: one label alone
 PUBLISHED_METRICS = ("dice",)
 LOWER_IS_BETTER = ("hd95", "asd", "assd", "distance", "false_positive", "missed", "error")
@@ -40,6 +41,17 @@ class Cube(NamedTuple):
     def mean(self) -> np.ndarray:
         """Return the mean over seeds, (patients or cases, labels)."""
         return intervals.macro_mean(np.moveaxis(self.values, 0, -1))
+
+
+def by_size(shots: str) -> float:
+    """Return what numbers of training cases are sorted by: counts, then shares of the cases, then ``all``.
+
+    How many cases a share is, no table of results tells.
+    """
+    if shots == "all":
+        return np.inf
+    number = float(shots)
+    return SHARES + number if number < 1 else number
 
 
 def lower_is_better(metric: str) -> bool:
@@ -142,7 +154,7 @@ def _against(
         row = {**_result(group, pair.difference, note=note), **_seeds(of_seeds, columns, plan), **here}
         yield {**row, "p_value": pair.p_value}
         if len(columns) > 1:
-            note = f"{pair.ties} ties among {len(columns)} labels; percentile interval"
+            note = f"{pair.ties} ties among {pair.labels} labels; percentile interval"
             yield {**_result(group, pair.win_rate, note=note), **here, "metric": here["metric"] + WIN_RATE}
 
 

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from ctfm.config import Figures
 from ctfm.figures import _style as style
 from ctfm.imaging import pictures, store
+from ctfm.metrics.summary import by_size
 
 CURVES = 8  # small charts of a pre-training at most
 THUMBNAILS = 4  # refused series with picture, per reason
@@ -109,6 +110,5 @@ def predictions(root: Path) -> list[dict[str, str]]:
     ]
 
 
-def _shots(path: Path) -> int:
-    number = path.stem.split("-")[0]
-    return -int(number) if number.isdigit() else -(10**9)
+def _shots(path: Path) -> float:
+    return -by_size(path.stem.rpartition("-")[0])

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ctfm import published, tables
-from ctfm.metrics.summary import LABEL, OURS, PUBLISHED, QUOTED, WIN_RATE, lower_is_better
+from ctfm.metrics.summary import LABEL, OURS, PUBLISHED, QUOTED, WIN_RATE, by_size, lower_is_better
 from ctfm.reporting.facts import NARROW, Table, number
 
 MAIN = "dice"
@@ -60,7 +60,7 @@ def _main(overall: pd.DataFrame, metric: str) -> Table:
     rows = {tuple(getattr(row, key) for key in keys): row for row in overall.itertuples()}
     lines = []
     ours = overall[(overall.metric == metric) & (overall.method == OURS) & (overall.reference == "")]
-    for row in ours.sort_values("shots", key=_by_size, kind="stable").itertuples():
+    for row in ours.sort_values("shots", key=_sizes, kind="stable").itertuples():
         as_published = rows.get((row.encoder, row.shots, metric, PUBLISHED, ""))
         lines.append(
             [
@@ -110,7 +110,7 @@ def _gains(overall: pd.DataFrame, metric: str) -> Table:
 
 def _pairs(overall: pd.DataFrame, metric: str) -> pd.DataFrame:
     rows = overall[(overall.metric == metric) & (overall.method == OURS) & (overall.reference != "")]
-    ordered = rows.sort_values("shots", key=_by_size, kind="stable")
+    ordered = rows.sort_values("shots", key=_sizes, kind="stable")
     return ordered.sort_values(["encoder", "reference"], kind="stable")
 
 
@@ -147,13 +147,13 @@ def _side(one: pd.Series, other: pd.Series) -> pd.Series:
     return ((low > 0).astype(float) - (high < 0)).where(low.notna())
 
 
-def _by_size(shots: pd.Series) -> pd.Series:
-    return shots.map(lambda value: int(value) if value.isdigit() else 10**9)
+def _sizes(shots: pd.Series) -> pd.Series:
+    return shots.map(by_size)
 
 
 def _plain(rows: pd.DataFrame) -> Table:
     rows = rows[(rows.method == OURS) & (rows.reference == "")]
-    ordered = rows.sort_values(["metric", "group", "shots", "encoder"], kind="stable")
+    ordered = rows.assign(size=_sizes(rows.shots)).sort_values(["metric", "group", "size", "encoder"], kind="stable")
     head = ["metric", "group", "training cases", "encoder", "estimate", "patients", "paper"]
     return Table(
         head,

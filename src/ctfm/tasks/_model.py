@@ -76,7 +76,7 @@ class Model:
         self._check_spacing(scan, path)
         device = next(self.net.parameters()).device
         read = lambda start, size: self.preprocess.scale(scan.crop(start, size))  # noqa: E731
-        with _evaluating(self.net), torch.inference_mode(), _autocast(device):
+        with _evaluating(self.net), torch.inference_mode(), loop.autocast(device):
             outputs = tiles.segment(read, scan.shape, self.net, self.tiling(device), watch)
         ids = np.array([0, *(label["id"] for label in self.labels)], np.uint8)
         return Volume(ids[outputs], scan.affine)
@@ -157,8 +157,3 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
     finally:
         for layer, mode in modes.items():
             layer.training = mode
-
-
-def _autocast(device: torch.device) -> torch.autocast:
-    kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(loop.precision())
-    return torch.autocast(device.type, dtype=kind or torch.bfloat16, enabled=kind is not None)
