@@ -60,7 +60,10 @@ JobCompLoc={folder}/finished.txt
 AccountingStorageType=accounting_storage/none
 SlurmdParameters=config_overrides
 """
-NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory={memory} Gres=gpu:a100:{gpus}"
+NODE = (
+    "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory={memory}"
+    " Gres=gpu:a100:{gpus}"
+)
 PARTITIONS = """
 PartitionName=cpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 PartitionName=gpu Nodes=ALL MaxTime=INFINITE State=UP

@@ -192,5 +192,5 @@ def test_tasks_of_srun_are_the_processes_and_a_job_of_one_task_is_not(monkeypatc
 
 def test_a_task_that_sees_too_few_gpus_says_how_srun_must_be_started():
     processes.check_gpus(tasks=2, visible=4)
-    with pytest.raises(UserError, match="2 tasks on a node, but each sees 1 GPU.*--gpu-bind=none"):
+    with pytest.raises(UserError, match=r"2 tasks on a node, but each sees 1 GPU.*--gpu-bind=none"):
         processes.check_gpus(tasks=2, visible=1)
