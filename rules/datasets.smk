@@ -37,7 +37,7 @@ rule prepare_dataset:
         "../envs/data.yaml"
     resources:
         mem_mb=more_each_try(6000),
-        runtime="12h",
+        runtime=more_each_try(720),
     params:
         spec=spec_of("datasets"),
         out=subpath(output.cases, parent=True),

@@ -13,7 +13,7 @@ rule evaluate_cases:
         "../envs/train.yaml"
     resources:
         mem_mb=more_each_try(4000),
-        runtime="4h",
+        runtime=more_each_try(240),
     params:
         spec=spec_of("evaluate", code="evaluate"),
         adapted=subpath(input.adapted, parent=True),
@@ -38,7 +38,7 @@ rule summarise_task:
         "../envs/report.yaml"
     resources:
         mem_mb=more_each_try(4000),
-        runtime="1h",
+        runtime=more_each_try(60),
     params:
         spec=spec_of("summary", code="evaluate"),
     shell:

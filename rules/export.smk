@@ -16,7 +16,7 @@ rule export_encoder:
         "../envs/train.yaml"
     resources:
         mem_mb=more_each_try(4000),
-        runtime="30m",
+        runtime=more_each_try(30),
     params:
         spec=spec_of("export"),
         out=subpath(output.weights, parent=True),
@@ -43,7 +43,7 @@ rule import_encoder:
         "../envs/train.yaml"
     resources:
         mem_mb=more_each_try(4000),
-        runtime="30m",
+        runtime=more_each_try(30),
     params:
         spec=spec_of("export"),
         out=subpath(output.weights, parent=True),

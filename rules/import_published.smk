@@ -10,7 +10,7 @@ rule import_published:
         "../envs/report.yaml"
     resources:
         mem_mb=more_each_try(2000),
-        runtime="10m",
+        runtime=more_each_try(10),
     params:
         code=provenance.code_digest("import_published"),
         out=subpath(output.record, parent=True),
@@ -34,7 +34,7 @@ rule draw_published:
         "../envs/report.yaml"
     resources:
         mem_mb=more_each_try(2000),
-        runtime="30m",
+        runtime=more_each_try(30),
     params:
         spec=spec_of("figures", code="report"),
         results=subpath(output.png, ancestor=3),

@@ -10,7 +10,7 @@ rule write_phantoms:
         "../envs/data.yaml"
     resources:
         mem_mb=more_each_try(2000),
-        runtime="30m",
+        runtime=more_each_try(30),
     params:
         spec=spec_of("phantom"),
         out=subpath(output.index, parent=True),

@@ -14,7 +14,7 @@ rule prepare_shard:
         "../envs/data.yaml"
     resources:
         mem_mb=more_each_try(3000),
-        runtime="4h",
+        runtime=more_each_try(240),
         downloads=1,
     params:
         spec=spec_of("prepare"),
@@ -43,7 +43,7 @@ rule prepare_corpus:
         "../envs/data.yaml"
     resources:
         mem_mb=more_each_try(4000),
-        runtime="1h",
+        runtime=more_each_try(60),
     params:
         spec=spec_of("prepare"),
         shards=shard_count,

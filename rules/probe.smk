@@ -14,7 +14,7 @@ rule check_selection:
         "../envs/train.yaml"
     resources:
         mem_mb=more_each_try(4000),
-        runtime="10m",
+        runtime=more_each_try(10),
     params:
         spec=spec_of("probe-check"),
     shell:

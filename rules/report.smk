@@ -21,7 +21,7 @@ rule draw_figure:
         "../envs/report.yaml"
     resources:
         mem_mb=more_each_try(2000),
-        runtime="30m",
+        runtime=more_each_try(30),
     params:
         spec=spec_of("figures", code="report"),
         results=subpath(output.png, ancestor=3),
@@ -51,7 +51,7 @@ rule write_report:
         "../envs/report.yaml"
     resources:
         mem_mb=more_each_try(2000),
-        runtime="30m",
+        runtime=more_each_try(30),
     params:
         spec=spec_of("report", code="report"),
         results=subpath(output.page, ancestor=2),

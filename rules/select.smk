@@ -10,7 +10,7 @@ rule fetch_index:
         "../envs/data.yaml"
     resources:
         mem_mb=more_each_try(1000),
-        runtime="30m",
+        runtime=more_each_try(30),
         downloads=1,
     params:
         spec=spec_of("select"),
@@ -43,7 +43,7 @@ rule select_series:
         "../envs/data.yaml"
     resources:
         mem_mb=more_each_try(4000),
-        runtime="30m",
+        runtime=more_each_try(30),
     params:
         spec=spec_of("select", code="select"),
         out=subpath(output.series, parent=True),
@@ -63,7 +63,7 @@ rule plan_corpus:
         "../envs/train.yaml"
     resources:
         mem_mb=more_each_try(1000),
-        runtime="10m",
+        runtime=more_each_try(10),
     params:
         spec=spec_of("plan", code="select"),
     shell:

@@ -63,9 +63,12 @@ def plugins_of(stage, wildcards):
     return [f"figures.{wildcards.figure}"] if stage == "figures" else []
 
 
-def more_each_try(mebibytes):
-    """A memory request that grows with each attempt."""
-    return lambda wildcards, attempt: mebibytes * attempt
+def more_each_try(amount, most=4):
+    """A request for memory (MB) or time (minutes) that grows with each attempt, up to so many times of it.
+
+    The time of what goes on where it stopped does not grow: a cluster refuses more than its longest.
+    """
+    return lambda wildcards, attempt: amount * min(attempt, most)
 
 
 def shard_indexes(wildcards):

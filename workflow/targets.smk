@@ -39,3 +39,13 @@ for goal, files in list(GOALS.items()):
                 goal
             input:
                 files,
+
+
+# On a cluster these run where Snakemake does: they take seconds, and the first one needs the network.
+localrules:
+    fetch_index,
+    plan_corpus,
+    draw_figure,
+    draw_published,
+    import_published,
+    write_report,

@@ -42,6 +42,8 @@ COMMANDS = {
     ),
     "figures": ("stages.report.figures", "Draw one figure from tables."),
     "report": ("stages.report.report", "Write the self-contained report page."),
+    "cluster-check": ("cluster.cluster_check", "Say what is wrong with the profile for a SLURM cluster."),
+    "efficiency": ("efficiency.efficiency", "Say what a run took: time, memory and GPU-hours of each rule."),
 }
 
 SpecOption = Annotated[

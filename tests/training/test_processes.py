@@ -12,7 +12,8 @@ import sys
 import pytest
 import torch
 
-from ctfm.training import checkpoints, optim, seeds
+from ctfm.errors import UserError
+from ctfm.training import checkpoints, optim, processes, seeds
 from tests.conftest import ROOT
 from tests.training import corpora
 
@@ -171,3 +172,25 @@ def test_pretraining_in_two_processes_is_pretraining_in_one(tmp_path):
         assert list(states[0]) == list(states[1])
         for key, value in states[0].items():
             assert torch.allclose(value, states[1][key], rtol=1e-6, atol=1e-9), (name, key)
+
+
+def test_tasks_of_srun_are_the_processes_and_a_job_of_one_task_is_not(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    names = {"STEP_NUM_TASKS": "4", "NTASKS": "4", "NTASKS_PER_NODE": "2", "STEP_NUM_NODES": "2", "PROCID": "3"}
+    for name, value in names.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    found = processes.by_slurm(), processes.devices(), processes.gpus(), processes.nodes(), processes.rank()
+    assert found == (True, 4, 0, 2, 3)
+    assert (processes.environment().world_size(), processes.environment().global_rank()) == (4, 3)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert (processes.by_slurm(), processes.nodes(), processes.rank()) == (False, 1, 0)
+    assert not processes.environment().creates_processes_externally
+    # A batch script is no task of srun, though it knows the job's number of tasks.
+    monkeypatch.delenv("SLURM_STEP_NUM_TASKS")
+    assert not processes.by_slurm()
+
+
+def test_a_task_that_sees_too_few_gpus_says_how_srun_must_be_started():
+    processes.check_gpus(tasks=2, visible=4)
+    with pytest.raises(UserError, match=r"2 tasks on a node, but each sees 1 GPU.*--gpu-bind=none"):
+        processes.check_gpus(tasks=2, visible=1)

@@ -12,15 +12,15 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.fabric.plugins.environments import LightningEnvironment
 
 from ctfm import spec
 from ctfm.files import ensure_folder
-from ctfm.training import checkpoints
+from ctfm.training import checkpoints, processes
 from ctfm.training.checkpoints import Progress
 from ctfm.training.feed import Feed
 from ctfm.training.keeper import Keeper, write_history
 from ctfm.training.plan import Plan
+from ctfm.training.processes import devices, rank
 
 log = logging.getLogger(__name__)
 
@@ -51,16 +51,6 @@ def fit(module: lightning.LightningModule, loader: Loader, **options: Any) -> di
     return _run(module, loader, Plan(**options))
 
 
-def devices() -> int:
-    """Return how many devices ``fit`` will use: all GPUs that are visible, else the CPU."""
-    return max(1, torch.cuda.device_count())
-
-
-def rank() -> int:
-    """Return the number of this process among those that train together."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
-
-
 def precision() -> str:
     """Return the precision to compute in: as the machine's settings say, or by its hardware."""
     wanted = spec.machine().precision
@@ -84,7 +74,7 @@ def use_one_device() -> None:
 
 
 def _run(module: lightning.LightningModule, loader: Loader, plan: Plan) -> dict[str, Any]:
-    start = checkpoints.newest(plan.checkpoints, plan.fingerprint)
+    start = processes.agreed(lambda: checkpoints.newest(plan.checkpoints, plan.fingerprint))
     progress = checkpoints.progress(start) if start else Progress(plan.fingerprint)
     if start and progress.step >= plan.steps:
         log.info("finished before: step %d of %d in %s", progress.step, plan.steps, start.name)
@@ -110,11 +100,12 @@ def _trainer(plan: Plan, keeper: Keeper) -> lightning.Trainer:
     count, gpu = devices(), torch.cuda.is_available()
     return lightning.Trainer(
         accelerator="gpu" if gpu else "cpu",
-        devices=count,
+        devices=count // processes.nodes(),
+        num_nodes=processes.nodes(),
         strategy="ddp" if count > 1 else "auto",
         sync_batchnorm=count > 1,
         precision=precision(),  # type: ignore[arg-type]
-        plugins=[LightningEnvironment()],  # a cluster's own start would want one task for each GPU
+        plugins=[processes.environment()],
         max_epochs=1,
         max_steps=plan.steps,
         accumulate_grad_batches=plan.accumulate,
@@ -132,7 +123,7 @@ def _trainer(plan: Plan, keeper: Keeper) -> lightning.Trainer:
 
 
 def _facts(plan: Plan, progress: Progress) -> dict[str, Any]:
-    gpus = torch.cuda.device_count()
+    gpus = processes.gpus()
     name = torch.cuda.get_device_name(0) if gpus else platform.processor() or platform.machine()
     best = None
     if plan.best:

@@ -9,6 +9,7 @@ import time
 import torch
 from tqdm import tqdm
 
+from ctfm.training import processes
 from ctfm.training.checkpoints import Progress
 from ctfm.training.feed import Feed
 
@@ -54,7 +55,7 @@ class Meter:
         """Return the columns ``TIMED`` of an epoch that ends now."""
         epoch, self.progress.epoch = self.progress.epoch, {}
         seconds = max(epoch["seconds"], 1e-9)
-        hours = self.progress.seconds / 3600 * torch.cuda.device_count()
+        hours = self.progress.seconds / 3600 * processes.gpus()
         values = (seconds, epoch["samples"] / seconds, epoch["waited"] / seconds, memory_gigabytes(), hours)
         return {key: round(value, 3 if key == "seconds" else 6) for key, value in zip(TIMED, values, strict=True)}
 
