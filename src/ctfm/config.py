@@ -12,7 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ctfm.options import PAPER_AUGMENT, Augment, Millimetres, Range, Strict, Voxels
-from ctfm.options import Objective as Objective  # for plug-ins
+from ctfm.options import SEGMENTATION_AUGMENT as SEGMENTATION_AUGMENT
+from ctfm.options import Finetuning as Finetuning  # for plug-ins
+from ctfm.options import Objective as Objective
 
 # Raise a stage's number when its code changes what it makes; its outputs are then made anew.
 # Cheap stages (select, evaluate, summary, figures, report) need none: a digest of their code does the same by itself.
