@@ -12,7 +12,6 @@ folder, or fetched and held against a checksum. Training repeats only as far as 
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import shutil
 import sys
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import nibabel as nib
 import numpy as np
 import torch
+import yaml
 from monai.apps.auto3dseg import AutoRunner, BundleAlgo
 
 from ctfm import archive, files, logs, weights
@@ -74,6 +74,10 @@ def fit(
     model = _start(settings, derived, encoder, train[0], seed)
     work = files.ensure_folder(out / "auto3dseg").resolve()
     found = templates(settings, work)
+    cases = [[case.case, store.open_volume(case.label).meta.get("key")] for case in (*train, *val)]
+    used = [files.sha256(encoder / name) for name in (weights.WEIGHTS, weights.PREPROCESSING)]
+    key = files.digest([settings.model_dump(mode="json"), derived, used, cases, seed, _digest(found)])
+    _forget(work, key)
     task = _task(settings, derived, model, work)
     _write(train, val, model, work / "data")
     torch.save({"state_dict": model.net.state_dict()}, work / "initial.pt")
@@ -83,7 +87,7 @@ def fit(
     shutil.rmtree(bundle, ignore_errors=True)
     shutil.copytree(work / BUNDLE, bundle)
     shutil.rmtree(work / "data")
-    about = {"fingerprint": files.digest([task, seed]), "checkpoint": "model.pt", "templates": _digest(found)}
+    about = {"fingerprint": key, "checkpoint": "model.pt", "templates": _digest(found)}
     _model.describe(model, out / "model", about, engine="auto3dseg")
     shape = {"patch": list(model.patch), "spacing_mm": list(model.spacing_mm), "frozen": False}
     named = {"train": [case.case for case in train], "val": [case.case for case in val]}
@@ -134,6 +138,15 @@ def templates(settings: Settings, work: Path) -> Path:
     source = {"url": settings.templates, "checksum": checksum, "version": "", "bytes": None}
     archive.fetch(source, work / "templates", MARKER)
     return work / "templates"
+
+
+def _forget(work: Path, key: str) -> None:
+    """Remove what the runner has kept of another run: it looks at what is done, not at what for."""
+    mark = work / "key.json"
+    if not mark.is_file() or files.read_json(mark) != {"key": key}:
+        for path in (work / "cache.yaml", work / BUNDLE):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        files.write_json({"key": key}, mark)
 
 
 def _start(settings: Settings, derived: _analysis.Derived, encoder: Path, first: CaseFile, seed: int) -> _model.Model:
@@ -200,7 +213,7 @@ def _spl(volume: Volume, path: Path) -> None:
 
 def _run(work: Path, task: dict[str, Any], templates_folder: Path) -> None:
     """Run MONAI's runner up to a trained bundle; what it has done already is not done again."""
-    (work / "task.yaml").write_text(json.dumps(task, indent=1) + "\n")  # JSON is YAML
+    (work / "task.yaml").write_text(yaml.safe_dump(task, sort_keys=False))
     runner = AutoRunner(
         str(work),
         str(work / "task.yaml"),
