@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import tarfile
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,10 +22,21 @@ def packed(top: str = "") -> bytes:
     return stream.getvalue()
 
 
+def tarred(top: str) -> bytes:
+    """Return a tar file of a tiny data set, with a folder in it that holds a file of the marker's name too."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as content:
+        for name, text in {f"{top}a/other/x.py": b"no", f"{top}a/scripts/x.py": b"yes" * 900}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            content.addfile(member, io.BytesIO(text))
+    return stream.getvalue()
+
+
 class Server(ThreadingHTTPServer):
     """Serves ``content`` at any address, from where it is asked to; breaks off after ``most`` bytes."""
 
-    content, most, ranges = b"", 10**9, True
+    content, most, ranges, length = b"", 10**9, True, False
     asked: list[str | None]
 
 
@@ -35,7 +47,9 @@ class Handler(BaseHTTPRequestHandler):
         self.server.asked.append(self.headers["Range"])
         start = int(self.headers["Range"][6:-1]) if self.headers["Range"] and self.server.ranges else 0
         body = self.server.content[start:]
-        self.send_response(206 if start else 200)
+        self.send_response(416 if not body else 206 if start else 200)
+        if self.server.length:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()  # no length: the end of the connection is the end of the file
         self.wfile.write(body[: self.server.most])
 
@@ -103,7 +117,26 @@ def test_what_is_no_data_set_is_refused(server, tmp_path):
 
 
 def test_no_network_and_a_small_disk_are_told(server, tmp_path):
-    with pytest.raises(UserError, match=r"can't be fetched.*name the folder as the data set's root"):
+    with pytest.raises(UserError, match=r"can't be fetched.*name the folder in the configuration"):
         archive.fetch(source(server, url="http://127.0.0.1:9/data.zip"), tmp_path / "ts", "meta.csv")
     with pytest.raises(UserError, match=r"GB are free and 1000000000 GB are needed"):
         archive.fetch(source(server, bytes=10**18), tmp_path / "ts", "meta.csv")
+
+
+def test_a_tar_file_of_a_size_that_is_not_published(server, tmp_path):
+    server.content, server.length = tarred("Task03/"), True
+    known = source(server, bytes=None)
+    server.most = 100
+    with pytest.raises(UserError, match="start again"):
+        archive.fetch(known, tmp_path / "a", "scripts/x.py")
+    server.most = 10**9
+    assert archive.fetch(known, tmp_path / "a", "scripts/x.py")["fetched"]
+    assert (tmp_path / "a/scripts/x.py").read_bytes() == b"yes" * 900
+    assert server.asked == [None, "bytes=100-"]
+
+
+def test_a_whole_archive_of_a_size_that_is_not_published_is_not_fetched_again(server, tmp_path):
+    server.content = tarred("")
+    (tmp_path / "a.download").write_bytes(server.content)
+    assert archive.fetch(source(server, bytes=None), tmp_path / "a", "scripts/x.py")["fetched"]
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]

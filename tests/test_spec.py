@@ -164,3 +164,21 @@ def test_a_spec_is_read_from_text_or_file(tmp_path):
     assert spec.read('{"stage": "x"}') == spec.read(str(tmp_path / "job.json")) == {"stage": "x"}
     with pytest.raises(UserError, match="not valid JSON"):
         spec.read("{")
+
+
+def test_options_of_one_encoder_change_its_job_alone():
+    base = {
+        "datasets": {"d": {"kind": "totalsegmentator", "root": "x"}},
+        "encoders": {"a": {}, "b": {}},
+        "tasks": {"t": {"kind": "segment", "dataset": "d", "options": {"epochs": 7}}},
+    }
+    own = spec.check({**base, "tasks": {"t": {**base["tasks"]["t"], "per_encoder": {"a": {"learning_rate": 5e-4}}}}})
+    job = lambda cfg, name, stage: spec.spec(cfg, stage, task="t", encoder=name, shots="all", seed="0")  # noqa: E731
+    for stage in ("adapt", "evaluate"):
+        assert job(own, "a", stage)["task"]["options"]["learning_rate"] == 5e-4
+        assert job(own, "a", stage)["task"]["options"]["epochs"] == 7
+        assert job(own, "b", stage) == job(spec.check(base), "b", stage)
+    with pytest.raises(UserError, match=r"tasks\.t\.per_encoder: 'c' is not an entry"):
+        spec.check({**base, "tasks": {"t": {**base["tasks"]["t"], "per_encoder": {"c": {}}}}})
+    with pytest.raises(UserError, match=r"per_encoder\.a options\.learning_rat: unknown key"):
+        spec.check({**base, "tasks": {"t": {**base["tasks"]["t"], "per_encoder": {"a": {"learning_rat": 1}}}}})

@@ -96,3 +96,14 @@ def test_lists_are_found_by_name_or_path(tmp_path):
 def test_a_case_that_the_data_set_has_twice_is_refused():
     with pytest.raises(UserError, match="data: case 'c0' is listed twice"):
         assigned([*cases("train", "test"), *cases("val")])
+
+
+def test_a_shipped_list_must_name_every_case_of_the_data(tmp_path, monkeypatch):
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits/totalsegmentator_short.csv").write_text("case,split\nc0,train\nc1,test\n")
+    monkeypatch.setattr("ctfm.resources.FOLDER", tmp_path)
+    assert assigned(cases("", ""), split="short") == {"c0": ("train", ""), "c1": ("test", "")}
+    with pytest.raises(UserError, match="is another one; 1 cases are there that it does not list: c2; give a list of"):
+        assigned(cases("", "", ""), split="short")
+    with pytest.raises(UserError, match="1 of its 2 cases are not in data: c1; complete"):
+        assigned(cases(""), split="short")

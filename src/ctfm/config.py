@@ -12,7 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ctfm.options import PAPER_AUGMENT, Augment, Millimetres, Range, Strict, Voxels
-from ctfm.options import Objective as Objective  # for plug-ins
+from ctfm.options import SEGMENTATION_AUGMENT as SEGMENTATION_AUGMENT
+from ctfm.options import Finetuning as Finetuning  # for plug-ins
+from ctfm.options import Objective as Objective
 
 # Raise a stage's number when its code changes what it makes; its outputs are then made anew.
 # Cheap stages (select, evaluate, summary, figures, report) need none: a digest of their code does the same by itself.
@@ -138,7 +140,7 @@ class Dataset(Strict):
         None, description="cases to leave out: resources/exclude/<kind>_<exclude>.csv, or the path of your own .csv"
     )
     study_types: tuple[str, ...] = Field((), description="kinds of examination to keep; empty: all")
-    spacing_mm: Millimetres = Field((1.5, 1.5, 1.5), description="spacing (z, y, x) of the stored cases, mm")
+    spacing_mm: Millimetres | None = Field((1.5, 1.5, 1.5), description="(z, y, x) of stored cases, mm; null: as it is")
 
 
 class Encoder(Strict):
@@ -194,6 +196,7 @@ class Task(Strict):
     )
     seeds: tuple[int, ...] = Field((0,), description="seeds: subset of cases, initialisation, augmentation")
     options: dict[str, Any] = Field({}, description="settings of the kind of task")
+    per_encoder: dict[str, dict[str, Any]] = Field({}, description="options that differ for one encoder, by its entry")
 
 
 class Probe(Strict):

@@ -45,4 +45,41 @@ class Augment(Strict):
     smooth_voxels: Range = Field((0.25, 1.5), description="standard deviation of the smoothing, voxels")
 
 
+SEGMENTATION_AUGMENT = Augment(
+    resized_crop=(1.0, 1.0),
+    affine_p=0.2,
+    smooth_p=0.2,
+    smooth_voxels=(0.5, 1.0),
+    intensity_p=0.5,
+    shift_p=0.5,
+    noise_p=0.2,
+)
+
+
+class Finetuning(Strict):
+    """Recipe of a fine-tuning for segmentation. Defaults: the paper's Methods."""
+
+    patch: Voxels | None = Field(
+        None, description="crop and inference window (z, y, x), voxels; null: the encoder's own (its `adapt_patch`)"
+    )
+    steps_per_epoch: int | None = Field(None, ge=1, description="null: as many as the cases fill")
+    batch: int = Field(8, ge=1, description="crops in one optimiser step, over all devices")
+    learning_rate: float = Field(2e-4, gt=0, description="peak learning rate of AdamW")
+    weight_decay: float = Field(1e-5, ge=0, description="weight decay")
+    warmup_epochs: float = Field(3, ge=0, description="epochs of linear warm-up, counted in steps")
+    warmup_start: float = Field(0.1, ge=0, le=1, description="learning rate before warm-up, share of the peak")
+    final_rate: float = Field(0.01, ge=0, le=1, description="learning rate at the end, share of the peak")
+    freeze: bool = Field(False, description="only the decoder learns, on the encoder's fixed features")
+    overlap: float = Field(0.625, ge=0, lt=1, description="overlap of the inference windows")
+    augment: Augment = Field(SEGMENTATION_AUGMENT, description="random views of the crops")
+    tolerance_mm: float = Field(
+        3.0,
+        ge=0,
+        description="tolerance of the NSD, mm; 3 is that of TotalSegmentator's own evaluation",
+        json_schema_extra={"of": "evaluate"},
+    )
+    validate_every: int = Field(5, ge=1, description="epochs between validations on whole scans")
+    validation_cases: int | None = Field(None, ge=1, description="at most so many validation cases; null: all")
+
+
 PAPER_AUGMENT = Augment(histogram_p=0.5, affine_p=0.2, intensity_p=0.5)

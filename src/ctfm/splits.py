@@ -64,7 +64,8 @@ def assign(cases: Sequence[Case], settings: Dataset) -> list[tuple[Case, dict[st
     """Give each case its row of the table: its split, or why it is left out. The order is the data set's.
 
     Raises:
-        UserError: a case is there twice, the list of the split names a case that is not, or a patient is in two splits.
+        UserError: a case is there twice, the list of the split names a case that is not, a list that comes with the
+            checkout does not name one that is, or a patient is in two splits.
     """
     _once((case.case for case in cases), settings.root)
     cases = [_listed(case, row) for case, row in zip(cases, _rows(cases, settings), strict=True)]
@@ -111,11 +112,16 @@ def _rows(cases: Sequence[Case], settings: Dataset) -> list[dict[str, str] | Non
         return [{"split": case.split} for case in cases]
     file = path("splits", settings.kind, settings.split)
     wanted = read(file, "split")
-    if absent := sorted(set(wanted) - {case.case for case in cases}):
+    here = {case.case for case in cases}
+    absent, extra = sorted(set(wanted) - here), sorted(here - set(wanted))
+    told = f"; {len(extra)} cases are there that it does not list: {_few(extra)}" if extra else ""
+    if absent:
         raise UserError(
             f"{file}: {len(absent)} of its {len(wanted)} cases are not in {settings.root}: {_few(absent)}; "
-            "complete the data set, or take them off the list"
+            f"complete the data set, or take them off the list{told}"
         )
+    if extra and not settings.split.endswith(".csv"):  # a user's own list may be of a part
+        raise UserError(f"{file}: the data set in {settings.root} is another one{told}; give a list of your own")
     return [wanted.get(case.case) for case in cases]
 
 

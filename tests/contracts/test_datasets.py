@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 
 import pytest
 
@@ -10,6 +11,8 @@ from ctfm import plugins, resources, splits
 from ctfm.datasets import Case
 from ctfm.errors import UserError
 from tests.makers import write_case, write_totalsegmentator
+
+PAPER_MSD = [(84, 21, 26), (40, 10, 13), (180, 45, 56), (193, 49, 61)]
 
 
 @pytest.mark.parametrize("name", plugins.names("datasets"))
@@ -37,6 +40,72 @@ def test_split_lists(path):
 def test_lists_of_cases_to_leave_out(path):
     assert any(path.stem.startswith(f"{kind}_") for kind in plugins.names("datasets"))
     assert all(row["reason"] for row in splits.read(path, "reason").values())
+
+
+MSD = [name for name in plugins.names("datasets") if name.startswith("msd_")]
+
+
+def decathlon(root, labels, training=("a_1", "a_2"), testing=(), **changes):
+    """Write a data set in the Decathlon's layout, of empty files."""
+    entry = lambda name: {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}  # noqa: E731
+    for folder in ("imagesTr", "labelsTr"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for name in (*training, *testing):
+            (root / folder / f"{name}.nii.gz").touch()
+    numbers = {"0": "background"} | {str(i): name.title() for name, i in labels.items()}
+    about = {"labels": numbers, "training": [entry(n) for n in training], "test": ["./imagesTs/a_9.nii.gz"]}
+    about |= {"testing": [entry(n) for n in testing]} if testing else {}
+    (root / "dataset.json").write_text(json.dumps(about | changes))
+
+
+@pytest.mark.parametrize("name", MSD)
+def test_decathlon_layout(name, tmp_path):
+    plugin = plugins.get("datasets", name)
+    assert plugin.GROUPS[max(plugin.LABELS, key=plugin.LABELS.__getitem__)] == "tumour"
+    decathlon(tmp_path, plugin.LABELS)
+    (tmp_path / "imagesTr/._a_1.nii.gz").touch()  # as macOS leaves them in the published archives
+    plugin.check(tmp_path)
+    found = list(plugin.cases(tmp_path))
+    assert [(c.case, c.patient, c.split) for c in found] == [("a_1", "a_1", "train"), ("a_2", "a_2", "train")]
+    assert found[0].image == tmp_path / "imagesTr/a_1.nii.gz" and found[0].labels == tmp_path / "labelsTr/a_1.nii.gz"
+
+
+def test_decathlon_lists_in_the_manner_of_monai_have_splits(tmp_path):
+    plugin = plugins.get("datasets", "msd_task03_liver")
+    decathlon(tmp_path, plugin.LABELS, testing=("a_3",))
+    about = json.loads((tmp_path / "dataset.json").read_text())
+    about["training"][1]["fold"] = 0
+    (tmp_path / "dataset.json").write_text(json.dumps(about))
+    plugin.check(tmp_path)
+    assert [(c.case, c.split) for c in plugin.cases(tmp_path)] == [("a_1", "train"), ("a_2", "val"), ("a_3", "test")]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda r: (r / "labelsTr/a_2.nii.gz").unlink(), "1 files are missing: labelsTr/a_2.nii.gz; fetch"),
+        (lambda r: (r / "imagesTr/b_7.nii.gz").touch(), "1 files are not on its list: imagesTr/b_7.nii.gz; fetch"),
+        (lambda r: decathlon(r, {"cancer": 1, "liver": 2}), "its labels are .* not .*name the folder of this task"),
+        (lambda r: decathlon(r, {"liver": 1, "cancer": 2}, training=()), "needs 'labels' and 'training'"),
+        (lambda r: decathlon(r, {"liver": 1, "cancer": 2}, training=("../../x",)), "lies outside of the folder"),
+        (lambda r: (r / "dataset.json").write_text("{"), "not valid JSON"),
+    ],
+)
+def test_a_decathlon_list_that_is_not_of_its_files_is_refused(spoil, words, tmp_path):
+    plugin, root = plugins.get("datasets", "msd_task03_liver"), tmp_path / "task"
+    decathlon(root, plugin.LABELS)
+    spoil(root)
+    with pytest.raises(UserError, match=words):
+        plugin.check(root)
+
+
+@pytest.mark.parametrize(("name", "counts"), zip(MSD, PAPER_MSD, strict=True))
+def test_the_papers_split_of_the_decathlon(name, counts, shared_data):
+    table = splits.read(splits.path("splits", name, "paper"), "split")
+    found = [row["split"] for row in table.values()]
+    assert tuple(found.count(s) for s in ("train", "val", "test")) == counts
+    shipped = resources.path("splits", f"{name}_paper.csv").read_text()
+    assert shipped == (shared_data / f"splits/{name}_paper.csv").read_text()
 
 
 @pytest.fixture

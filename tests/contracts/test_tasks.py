@@ -18,6 +18,7 @@ from ctfm.training import checkpoints
 from tests.makers import random_encoder, stored_cases
 
 SMALL = {"segment": {"patch": (16, 32, 32), "epochs": 2, "batch": 2, "overlap": 0.25, "validate_every": 1}}
+SMALL["tumour"] = {**SMALL["segment"], "tumour": "spleen", "spacing_mm": (4, 2, 2)}
 ROW = {"case_id", "patient", "label", "group", "metric", "value", "note"}
 
 

@@ -54,6 +54,16 @@ def test_image_and_labels_stay_together_whatever_the_orientation(tmp_path):
         assert source[source.TransformPhysicalPointToIndex(point)] == 1
 
 
+def test_without_a_spacing_a_case_keeps_its_own_voxels(tmp_path):
+    flips = np.array([[0, 0, -2.5, 10], [1.5, 0, 0, 20], [0, -1.0, 0, 30], [0, 0, 0, 1.0]])
+    write_case(tmp_path / "in", affine=flips)
+    row = keep(tmp_path / "in", tmp_path, None)
+    image = store.open_volume(tmp_path / "s1.b2nd").load()
+    source = nib.load(tmp_path / "in/ct.nii.gz").get_fdata()
+    assert row["spacing"] == pytest.approx([1.0, 1.5, 2.5]) and sorted(image.shape) == sorted(source.shape)
+    assert np.array_equal(np.sort(image.array, axis=None), np.sort(source, axis=None))
+
+
 def test_a_stored_case_is_used_again_until_something_changes(tmp_path):
     write_case(tmp_path / "in")
     first, stamp = keep(tmp_path / "in", tmp_path), (tmp_path / "s1.b2nd").stat().st_mtime_ns

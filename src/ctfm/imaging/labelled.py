@@ -25,7 +25,7 @@ def keep(
     image: Path,
     masks: Mapping[str, Path] | Path,
     table: Mapping[str, Any],
-    spacing_mm: tuple[float, float, float],
+    spacing_mm: tuple[float, float, float] | None,
     folder: Path,
 ) -> dict[str, Any]:
     """Read, check, orient (S, P, L), resample and store a case, unless the same is stored already.
@@ -36,7 +36,7 @@ def keep(
         masks: one mask per structure by name, or one map of ids.
         table: ``ids`` (name to id of the structures that the data set annotates) and ``groups`` (name to group); kept
             inside the stored labels.
-        spacing_mm: spacing (z, y, x) of the stored case, mm.
+        spacing_mm: spacing (z, y, x) of the stored case, mm; None: the scan's own.
         folder: gets ``<name>.b2nd`` (int16 HU) and ``<name>_label.b2nd`` (uint8 ids).
 
     Returns:
@@ -45,7 +45,7 @@ def keep(
     Raises:
         Quarantine: the case can't be used; the reason says why.
     """
-    key = _key([VERSIONS["datasets"], name, dict(table), list(spacing_mm)], image, masks)
+    key = _key([VERSIONS["datasets"], name, dict(table), spacing_mm and list(spacing_mm)], image, masks)
     if (row := _stored(name, key, folder)) is not None:
         return row
     scan = read_scan(image)
@@ -53,7 +53,9 @@ def keep(
     if overlap:
         log.info("%s: %d voxels are in more than one mask; the later id has them", name, overlap)
     before = labels.names(label.array, table["ids"])
-    scan, label = resample(orient(scan), spacing_mm), resample(orient(label), spacing_mm, "nearest")
+    scan, label = orient(scan), orient(label)
+    if spacing_mm:
+        scan, label = resample(scan, spacing_mm), resample(label, spacing_mm, "nearest")
     row = _row(scan, before, labels.names(label.array, table["ids"]), table["ids"]) | {"overlap_voxels": overlap}
     store.save(scan, folder / f"{name}.b2nd", {"key": key})
     store.save(label, folder / f"{name}_label.b2nd", {"key": key, "row": row, **table})

@@ -59,10 +59,10 @@ def distances(truth: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[fl
     _check(truth, prediction, spacing_mm)
     if not truth.dtype == prediction.dtype == np.bool_:
         raise ValueError(f"masks must be bool, not {truth.dtype} and {prediction.dtype}")
-    boxes = [box for box in (_box(truth), _box(prediction)) if box]
+    boxes = [box for box in (bounding_box(truth), bounding_box(prediction)) if box]
     if not boxes:
         return Distances(np.empty(0), np.empty(0))
-    place = _union(boxes)
+    place = union(boxes)
     return _distances(truth[place], prediction[place], spacing_mm)
 
 
@@ -121,7 +121,7 @@ def rows(
     worst = float(np.linalg.norm((np.array(truth.shape) - 1) * spacing_mm))
     found = []
     for name, i in ((name, i) for name, i in ids.items() if places[0][i - 1]):
-        place = _union([boxes[i - 1] for boxes in places if boxes[i - 1]])
+        place = union([boxes[i - 1] for boxes in places if boxes[i - 1]])
         values = _values(_distances(truth[place] == i, prediction[place] == i, spacing_mm), tolerance_mm, worst)
         of_label = {"label": name, "group": groups.get(name, "other")}
         found += [{**of_label, "metric": metric, "value": v, "note": note} for metric, (v, note) in values.items()]
@@ -165,7 +165,7 @@ def _no_surface(found: Distances) -> float:
     return float("inf") if found.to_truth.size or found.to_prediction.size else float("nan")
 
 
-def _box(mask: np.ndarray) -> Box | None:
+def bounding_box(mask: np.ndarray) -> Box | None:
     """Return the bounding box of a mask, axis after axis in what is left; ``None`` if it is empty."""
     place: list[slice] = [slice(None)] * mask.ndim
     for axis in range(mask.ndim):
@@ -177,7 +177,8 @@ def _box(mask: np.ndarray) -> Box | None:
     return tuple(place)
 
 
-def _union(boxes: Sequence[Box]) -> Box:
+def union(boxes: Sequence[Box]) -> Box:
+    """Return the smallest box around all boxes."""
     return tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes, strict=True))
 
 

@@ -67,23 +67,23 @@ def write(folder: Path, cases: Iterable[Labelled]) -> None:
 
 def _write_case(folder: Path, case: Labelled) -> None:
     ensure_folder(folder / "segmentations")
-    image, label = _ras(case.image), _ras(case.label)
-    _put(folder / "ct.nii.gz", _packed(image.header, np.asarray(image.dataobj)))
+    image, label = ras(case.image), ras(case.label)
+    put(folder / "ct.nii.gz", pack(image.header, np.asarray(image.dataobj)))
     ids = np.ascontiguousarray(np.asarray(label.dataobj).T)
     present = np.bincount(ids.ravel(), minlength=256) > 0
-    empty = _packed(label.header, np.zeros_like(ids).T)
+    empty = pack(label.header, np.zeros_like(ids).T)
     for name, number in anatomy.labels().items():
-        mask = _packed(label.header, (ids == number).view(np.uint8).T) if present[number] else empty
-        _put(folder / "segmentations" / f"{name}.nii.gz", mask)
+        mask = pack(label.header, (ids == number).view(np.uint8).T) if present[number] else empty
+        put(folder / "segmentations" / f"{name}.nii.gz", mask)
 
 
-def _ras(volume: Volume) -> nib.Nifti1Image:
+def ras(volume: Volume) -> nib.Nifti1Image:
     """Return a NIfTI image whose axes run left to right, back to front, feet to head (RAS), as published."""
     image = to_nifti(volume)
     return image.as_reoriented(nib.orientations.io_orientation(image.affine))
 
 
-def _packed(header: nib.Nifti1Header, array: np.ndarray) -> bytes:
+def pack(header: nib.Nifti1Header, array: np.ndarray) -> bytes:
     """Return the bytes of a ``.nii.gz`` file of (x, y, z) values; no time is written, so they repeat."""
     header = header.copy()
     header.set_xyzt_units("mm")
@@ -92,7 +92,8 @@ def _packed(header: nib.Nifti1Header, array: np.ndarray) -> bytes:
     return gzip.compress(plain, FASTEST, mtime=0)
 
 
-def _put(path: Path, content: bytes) -> None:
+def put(path: Path, content: bytes) -> None:
+    """Write bytes atomically."""
     with atomic(path) as temporary:
         temporary.write_bytes(content)
 

@@ -16,6 +16,7 @@ from ctfm import files, plugins, weights
 from ctfm.config import Millimetres
 from ctfm.errors import UserError
 from ctfm.imaging import store
+from ctfm.imaging.preprocess import Preprocess
 from ctfm.imaging.volume import Volume
 from ctfm.spec import machine
 from ctfm.tasks import CaseFile, _model
@@ -88,16 +89,17 @@ class Run:
 
 
 def new(
-    settings: Settings, loaded: weights.Loaded, first: CaseFile, labels: list[dict[str, Any]], seed: int
+    settings: Settings, loaded: weights.Loaded, first: CaseFile, labels: list[dict[str, Any]], seed: int, task: str
 ) -> _model.Model:
     """Return a model with the encoder's weights and preprocessing, and a decoder drawn by seed.
 
     Args:
         settings: the recipe.
-        loaded: the encoder; its HU window is used, and its window of voxels unless the recipe has one.
+        loaded: the encoder; its windows of HU and of voxels are used unless the recipe has others.
         first: a training case; its spacing becomes the model's.
         labels: name, id and group of output 1, 2, ….
         seed: of the decoder.
+        task: the kind of task.
 
     Raises:
         UserError: the window does not fit the architecture.
@@ -112,7 +114,9 @@ def new(
     about = {"kind": loaded.kind, "options": loaded.options, "facts": loaded.facts}
     spacing = Volume(np.empty((0, 0, 0)), store.open_volume(first.label).affine).spacing
     _tell_spacing(loaded.preprocess.spacing_mm, spacing)
-    return _model.Model(net, about, loaded.preprocess, labels, patch, settings.overlap, spacing)
+    window = settings.hu_window or loaded.preprocess.hu_window
+    preprocess = Preprocess(**{**loaded.preprocess.model_dump(), "hu_window": window})
+    return _model.Model(net, about, preprocess, labels, patch, settings.overlap, spacing, task)
 
 
 def train(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +34,24 @@ def read_prediction(case: CaseFile, folder: Path) -> Volume:
     return found
 
 
-def rows(
-    case: CaseFile, prediction: Volume, labels: list[dict[str, Any]], tolerance_mm: float | None = None
-) -> list[dict[str, Any]]:
-    """Return the rows of one case: Dice and its companions, and the surface metrics if a tolerance is given.
+Rows = list[dict[str, Any]]
+# Truth, prediction (z, y, x), ids and groups by name, spacing (z, y, x): returns label, group, metric, value and note.
+Measure = Callable[..., Rows]
+
+
+def surfaces(tolerance_mm: float) -> Measure:
+    """Return what measures the distances of surfaces."""
+    return partial(surface.rows, tolerance_mm=tolerance_mm)
+
+
+def rows(case: CaseFile, prediction: Volume, labels: list[dict[str, Any]], *beside: Measure) -> Rows:
+    """Return the rows of one case: Dice and its companions, and what else is asked for.
 
     Args:
         case: with its truth.
         prediction: ids of the data set on the case's grid.
         labels: name, id and group of those to measure.
-        tolerance_mm: of the surface Dice, mm.
+        beside: what else to measure.
 
     Raises:
         UserError: the prediction can't be one of this case: its shape or its ids don't fit.
@@ -57,8 +67,8 @@ def rows(
     except ValueError as error:
         raise UserError(f"{case.case}: {error}; predict this case anew with a model of this data set") from error
     found = overlap.rows(counts, ids, groups, math.prod(truth.spacing) / 1000)
-    if tolerance_mm is not None:
-        found += surface.rows(truth.array, given, ids, groups, truth.spacing, tolerance_mm)
+    for measure in beside:
+        found += measure(truth.array, given, ids, groups, truth.spacing)
     return [{"case_id": case.case, "patient": case.patient, **row} for row in found]
 
 

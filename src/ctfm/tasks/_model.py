@@ -43,6 +43,7 @@ class Model:
         patch: window (z, y, x), voxels.
         overlap: of the windows.
         spacing_mm: (z, y, x) of the scans it was trained on.
+        task: the kind of task that it is for.
     """
 
     net: nn.Module
@@ -52,6 +53,7 @@ class Model:
     patch: Voxels
     overlap: float
     spacing_mm: Millimetres
+    task: str = "segment"
 
     @property
     def outputs(self) -> np.ndarray:
@@ -97,17 +99,32 @@ class Model:
             raise UserError(f"machine.predict_gigabytes: {limit:g} is too little for this model; it needs {need:g}")
         return made
 
+    def fits(self, scan: store.Stored) -> bool:
+        """Return whether a scan has the spacing that this model works at."""
+        return bool(np.allclose(_spacing(scan), self.spacing_mm, rtol=SPACING_TOLERANCE))
+
     def _check_spacing(self, scan: store.Stored, path: Path) -> None:
-        spacing = Volume(np.empty((0, 0, 0)), scan.affine).spacing
-        if not np.allclose(spacing, self.spacing_mm, rtol=SPACING_TOLERANCE):
-            found, wanted = (" x ".join(f"{mm:.3g}" for mm in values) for values in (spacing, self.spacing_mm))
+        if not self.fits(scan):
+            found, wanted = (" x ".join(f"{mm:.3g}" for mm in v) for v in (_spacing(scan), self.spacing_mm))
             raise UserError(f"{path.name}: spacing {found} mm; the model works at {wanted} mm: resample the scan")
+
+
+def _spacing(scan: store.Stored) -> Millimetres:
+    return Volume(np.empty((0, 0, 0)), scan.affine).spacing
 
 
 def save(model: Model, folder: Path, facts: Mapping[str, Any]) -> None:
     """Write model.json and model.safetensors, each atomically, weights last."""
+    describe(model, folder, facts)
+    state = {key: value.detach().cpu().contiguous() for key, value in model.net.state_dict().items()}
+    with atomic(folder / WEIGHTS) as temporary:
+        save_file(state, temporary, metadata={"format": "pt"})
+
+
+def describe(model: Model, folder: Path, facts: Mapping[str, Any], **more: Any) -> None:
+    """Write model.json: all that is known of a model but its weights."""
     about = {
-        "task": "segment",
+        "task": model.task,
         "encoder": dict(model.encoder),
         "preprocess": model.preprocess.model_dump(mode="json"),
         "labels": [{"output": output, **label} for output, label in enumerate(model.labels, start=1)],
@@ -115,11 +132,9 @@ def save(model: Model, folder: Path, facts: Mapping[str, Any]) -> None:
         "overlap": model.overlap,
         "spacing_mm": list(model.spacing_mm),
         "facts": dict(facts),
+        **more,
     }
     write_json(about, folder / ABOUT)
-    state = {key: value.detach().cpu().contiguous() for key, value in model.net.state_dict().items()}
-    with atomic(folder / WEIGHTS) as temporary:
-        save_file(state, temporary, metadata={"format": "pt"})
 
 
 def load(folder: Path) -> Model:
@@ -135,8 +150,8 @@ def load(folder: Path) -> Model:
 @lru_cache(maxsize=1)
 def _load(folder: Path, _changed: tuple[int, ...]) -> Model:
     about = read_json(folder / ABOUT)
-    if about.get("task") != "segment":
-        raise UserError(f"{folder / ABOUT}: a model of task '{about.get('task')}', not 'segment'")
+    if "labels" not in about or "patch" not in about:
+        raise UserError(f"{folder / ABOUT}: a model of task '{about.get('task')}', not of segmentation")
     plugin = plugins.get("encoders", about["encoder"]["kind"])
     net = plugin.segmenter(plugin.Settings(**about["encoder"]["options"]), len(about["labels"]) + 1)
     weights.load_strict(net, weights.read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
@@ -144,7 +159,7 @@ def _load(folder: Path, _changed: tuple[int, ...]) -> Model:
     patch, spacing = tuple(about["patch"]), tuple(about["spacing_mm"])
     net = net.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     preprocess = Preprocess.model_validate(about["preprocess"])
-    return Model(net, about["encoder"], preprocess, labels, patch, about["overlap"], spacing)
+    return Model(net, about["encoder"], preprocess, labels, patch, about["overlap"], spacing, about["task"])
 
 
 @contextmanager
