@@ -20,7 +20,7 @@ VERSIONS = {
     "phantom": 1,
     "select": 1,
     "plan": 1,
-    "prepare": 2,
+    "prepare": 3,
     "datasets": 3,
     "pretrain": 1,
     "probe": 2,

@@ -5,7 +5,8 @@ measure is then the mean over the seeds, and its interval is still one over pati
 
 The interval of the AUC is DeLong's (DeLong et al. 1988, doi:10.2307/2531595), by midranks (Sun and Xu 2014,
 doi:10.1109/LSP.2014.2337313). All other measures are functions of means over patients, so that their bootstrap is
-that of ``intervals``. ``wald`` is what the paper prints: valid for a proportion of n scans, which neither F1 nor AUC is.
+that of ``intervals``. ``wald`` is what the paper prints: it holds for a proportion of n scans,
+which neither F1 nor AUC is.
 """
 
 from __future__ import annotations
