@@ -44,6 +44,7 @@ class Phantom(Strict):
     cases: int = Field(16, ge=3, description="labelled cases in each data set layout")
     case_spacing_mm: float = Field(3.0, gt=0, description="voxel edge of the labelled cases, mm")
     layouts: tuple[str, ...] = Field(("totalsegmentator",), description="data set layouts to write")
+    heads: int = Field(30, ge=10, description="head CT in the layout `sinoct`; `cq500` has half as many")
 
 
 class Select(Strict):

@@ -146,15 +146,15 @@ def test_a_sheared_volume_becomes_straight_and_stays_where_it_is(order):
     assert tilt == pytest.approx(np.degrees(np.arctan(0.35)))
     index = np.stack(np.meshgrid(*map(np.arange, made.shape), indexing="ij"), axis=-1)
     seen = made.array > -1024
-    inside = seen & np.roll(seen, 1, 1) & np.roll(seen, -1, 1)  # the rim is mixed with air
-    assert inside.sum() > 0.8 * volume.array.size
+    inside = np.all([np.roll(seen, step, axis) for step in (-1, 1) for axis in (1, 2)], axis=0)  # no rim mixed with air
+    assert inside.sum() > 0.6 * volume.array.size
     assert np.abs(made.array - made.world(index) @ SLOPE)[inside].max() <= 1.0
     assert geometry.straighten(made) == (made, 0.0)
 
 
 def test_shears_that_no_gantry_makes_are_refused():
     volume = sheared((0, 1, 2), tilt=1.5)
-    with pytest.raises(Quarantine, match="bad_geometry.*degrees"):
+    with pytest.raises(Quarantine, match=r"bad_geometry.*degrees"):
         geometry.straighten(volume)
     skew = volume.affine.copy()
     skew[0, 0] = skew[0, 1] = 0.5
