@@ -73,10 +73,10 @@ class Model:
             UserError: its spacing is not the model's.
         """
         scan = store.open_volume(path)
-        self._check_spacing(scan, path)
+        check_spacing(scan, self.spacing_mm, path)
         device = next(self.net.parameters()).device
         read = lambda start, size: self.preprocess.scale(scan.crop(start, size))  # noqa: E731
-        with _evaluating(self.net), torch.inference_mode(), _autocast(device):
+        with evaluating(self.net), torch.inference_mode(), loop.autocast(device):
             outputs = tiles.segment(read, scan.shape, self.net, self.tiling(device), watch)
         ids = np.array([0, *(label["id"] for label in self.labels)], np.uint8)
         return Volume(ids[outputs], scan.affine)
@@ -97,11 +97,17 @@ class Model:
             raise UserError(f"machine.predict_gigabytes: {limit:g} is too little for this model; it needs {need:g}")
         return made
 
-    def _check_spacing(self, scan: store.Stored, path: Path) -> None:
-        spacing = Volume(np.empty((0, 0, 0)), scan.affine).spacing
-        if not np.allclose(spacing, self.spacing_mm, rtol=SPACING_TOLERANCE):
-            found, wanted = (" x ".join(f"{mm:.3g}" for mm in values) for values in (spacing, self.spacing_mm))
-            raise UserError(f"{path.name}: spacing {found} mm; the model works at {wanted} mm: resample the scan")
+
+def check_spacing(scan: store.Stored, wanted_mm: Millimetres, path: Path) -> None:
+    """Check that a stored scan has the spacing that a model works at.
+
+    Raises:
+        UserError: it hasn't.
+    """
+    spacing = Volume(np.empty((0, 0, 0)), scan.affine).spacing
+    if not np.allclose(spacing, wanted_mm, rtol=SPACING_TOLERANCE):
+        found, wanted = (" x ".join(f"{mm:.3g}" for mm in values) for values in (spacing, wanted_mm))
+        raise UserError(f"{path.name}: spacing {found} mm; the model works at {wanted} mm: resample the scan")
 
 
 def save(model: Model, folder: Path, facts: Mapping[str, Any]) -> None:
@@ -116,8 +122,13 @@ def save(model: Model, folder: Path, facts: Mapping[str, Any]) -> None:
         "spacing_mm": list(model.spacing_mm),
         "facts": dict(facts),
     }
+    write(about, model.net, folder)
+
+
+def write(about: Mapping[str, Any], net: nn.Module, folder: Path) -> None:
+    """Write model.json and model.safetensors of a net of any task, each atomically, weights last."""
     write_json(about, folder / ABOUT)
-    state = {key: value.detach().cpu().contiguous() for key, value in model.net.state_dict().items()}
+    state = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
     with atomic(folder / WEIGHTS) as temporary:
         save_file(state, temporary, metadata={"format": "pt"})
 
@@ -128,15 +139,34 @@ def load(folder: Path) -> Model:
     Raises:
         UserError: a file is missing, malformed or does not fit.
     """
+    return _load(folder, changed(folder))
+
+
+def changed(folder: Path) -> tuple[int, ...]:
+    """Return when the files of a model were written.
+
+    Raises:
+        UserError: one is missing.
+    """
     made = [need_file(folder / name, "name the folder 'model' that 'ctfm adapt' made") for name in (ABOUT, WEIGHTS)]
-    return _load(folder, tuple(path.stat().st_mtime_ns for path in made))
+    return tuple(path.stat().st_mtime_ns for path in made)
+
+
+def read_about(folder: Path, task: str) -> dict[str, Any]:
+    """Return what model.json tells.
+
+    Raises:
+        UserError: it is malformed, or the model is of another kind of task.
+    """
+    about = read_json(folder / ABOUT)
+    if about.get("task") != task:
+        raise UserError(f"{folder / ABOUT}: a model of task '{about.get('task')}', not '{task}'")
+    return about
 
 
 @lru_cache(maxsize=1)
 def _load(folder: Path, _changed: tuple[int, ...]) -> Model:
-    about = read_json(folder / ABOUT)
-    if about.get("task") != "segment":
-        raise UserError(f"{folder / ABOUT}: a model of task '{about.get('task')}', not 'segment'")
+    about = read_about(folder, "segment")
     plugin = plugins.get("encoders", about["encoder"]["kind"])
     net = plugin.segmenter(plugin.Settings(**about["encoder"]["options"]), len(about["labels"]) + 1)
     weights.load_strict(net, weights.read_tensors(folder / WEIGHTS), str(folder / WEIGHTS))
@@ -148,7 +178,7 @@ def _load(folder: Path, _changed: tuple[int, ...]) -> Model:
 
 
 @contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
+def evaluating(net: nn.Module) -> Iterator[None]:
     """Put a net into evaluation mode, and each of its layers back after."""
     modes = {layer: layer.training for layer in net.modules()}
     net.eval()
@@ -157,8 +187,3 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
     finally:
         for layer, mode in modes.items():
             layer.training = mode
-
-
-def _autocast(device: torch.device) -> torch.autocast:
-    kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(loop.precision())
-    return torch.autocast(device.type, dtype=kind or torch.bfloat16, enabled=kind is not None)
