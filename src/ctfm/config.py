@@ -195,6 +195,9 @@ class Task(Strict):
     )
     seeds: tuple[int, ...] = Field((0,), description="seeds: subset of cases, initialisation, augmentation")
     options: dict[str, Any] = Field({}, description="settings of the kind of task")
+    external: tuple[str, ...] = Field(
+        (), description="further entries of `datasets`: their test cases are predicted and measured too, none is learnt"
+    )
 
 
 class Probe(Strict):

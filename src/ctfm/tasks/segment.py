@@ -163,8 +163,10 @@ def _labels(settings: Settings, meta: dict[str, Any]) -> list[dict[str, Any]]:
     """Return name, id and group of the labels asked for, by id; ``meta`` is that of a stored label map.
 
     Raises:
-        UserError: a name is neither a label nor a group of the data set.
+        UserError: a name is neither a label nor a group of the data set, or that has no label maps.
     """
+    if "findings" in meta:
+        raise UserError("the data set has findings of whole scans, not label maps; name another, or the kind 'triage'")
     ids, groups = meta["ids"], meta["groups"]
     known = {**{group: [] for group in groups.values()}, **{name: [name] for name in ids}}
     for name, group in groups.items():
