@@ -3,6 +3,7 @@ rule adapt_encoder:
     input:
         weights=f"{O}/encoders/{{encoder}}/model.safetensors",
         cases=task_cases,
+        external=external_cases,
     output:
         run=f"{O}/adapt/{{task}}/{{encoder}}/{{shots}}-{{seed}}/run.json",
     log:
@@ -23,4 +24,4 @@ rule adapt_encoder:
         out=subpath(output.run, parent=True),
     shell:
         "python -m ctfm adapt --spec {params.spec:q} --encoder {params.encoder} --cases {input.cases}"
-        " --out {params.out} &> {log}"
+        " --out {params.out} {input.external} &> {log}"

@@ -3,6 +3,7 @@ rule evaluate_cases:
     input:
         adapted=f"{O}/adapt/{{task}}/{{encoder}}/{{shots}}-{{seed}}/run.json",
         cases=task_cases,
+        external=external_cases,
     output:
         table=f"{O}/evaluate/{{task}}/{{encoder}}/{{shots}}-{{seed}}.parquet",
     log:
@@ -19,7 +20,7 @@ rule evaluate_cases:
         adapted=subpath(input.adapted, parent=True),
     shell:
         "python -m ctfm evaluate --spec {params.spec:q} --cases {input.cases} --adapted {params.adapted}"
-        " --out {output.table} &> {log}"
+        " --out {output.table} {input.external} &> {log}"
 
 
 rule summarise_task:

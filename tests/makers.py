@@ -82,19 +82,39 @@ def stored_cases(folder: Path, count: int, shape=(20, 24, 28)) -> list[CaseFile]
     return made
 
 
-def random_encoder(folder: Path, seed=0) -> Path:
+def found_cases(folder: Path, count: int, shape=(10, 16, 16)) -> list[CaseFile]:
+    """Write balls of 33 HU in air straight into the volume store; every second one has a bleed of 65 HU: a finding."""
+    table = {"ids": {"abnormal": 1}, "groups": {"abnormal": "all"}}
+    made = []
+    for number in range(count):
+        rng = np.random.default_rng([number, 1])
+        place = np.indices(shape) - (np.array(shape) / 2 + rng.uniform(-1, 1, 3))[:, None, None, None]
+        away = np.sqrt((place**2).sum(0)) / (min(shape) / 2)
+        array = np.where(away < 1, 33, -1000) + rng.normal(0, 3, shape)
+        if number % 2:
+            array[away < 0.5] += 32
+        path = folder / f"h{number:04d}.b2nd"
+        box = [[1, 1, 1], [n - 1 for n in shape]]
+        meta = {**table, "key": str(number), "findings": ["abnormal"] * (number % 2), "body_box": box}
+        affine = np.diag([4.0, 4.0, 5.0, 1.0])[[0, 1, 2, 3]][:, [2, 1, 0, 3]]
+        store.save(Volume(np.rint(array).astype(np.int16), affine), path, meta)
+        made.append(CaseFile(path.stem, path.stem, path, path))
+    return made
+
+
+def random_encoder(folder: Path, seed=0, kind="segresnet") -> Path:
     """Write a tiny encoder with random weights."""
-    plugin = plugins.get("encoders", "segresnet")
-    options = {"init_filters": 4, "blocks_down": (1, 1, 1, 1, 1)}
+    plugin = plugins.get("encoders", kind)
+    options = {"init_filters": 4, "blocks_down": (1, 1, 1, 1, 1)} if kind == "segresnet" else {"init_filters": 4}
     with seeds.seeded(seed):
         state = plugin.build(plugin.Settings(**options)).state_dict()
-    weights.save_encoder(folder, name="tiny", kind="segresnet", options=options, state=state, facts={})
+    weights.save_encoder(folder, name="tiny", kind=kind, options=options, state=state, facts={})
     return folder
 
 
-def case_table(folder: Path, splits: dict[str, int]) -> Path:
+def case_table(folder: Path, splits: dict[str, int], make=stored_cases) -> Path:
     """Write stored cases and their table: {split: number of cases}."""
-    stored = stored_cases(folder, sum(splits.values()))
+    stored = make(folder, sum(splits.values()))
     names = [split for split, count in splits.items() for _ in range(count)]
     rows = [
         {"case": c.case, "patient": c.patient, "split": split, "status": "ok", "reason": "", "detail": ""}

@@ -57,3 +57,10 @@ def test_reading_the_settings_of_every_plugin_imports_no_torch():
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_constant_is_read_without_running_the_rest(methods):
+    (methods / "fake.py").write_text("OTHER = 1\nSUMMARY = 'mine'  # why\nraise RuntimeError('imported')\n")
+    assert plugins.constant("ssl", "fake", "SUMMARY", "ours") == "mine"
+    (methods / "fake.py").write_text("x = 'SUMMARY'\n")
+    assert plugins.constant("ssl", "fake", "SUMMARY", "ours") == "ours"

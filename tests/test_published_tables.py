@@ -8,7 +8,7 @@ import pytest
 
 from ctfm import published_tables
 from ctfm.errors import UserError
-from ctfm.published_tables import arm, find, organ_scores
+from ctfm.published_tables import arm, find, organ_scores, predictions
 
 SCORES = {"liver": 0.9, "spleen": 0.8, "aorta": 0.85}
 
@@ -81,6 +81,47 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
 
 
 def test_forms_are_found_by_their_file_names(tmp_path):
-    assert list(find(write_tables(tmp_path / "in"))) == list(published_tables.FORMS)
+    write(write_tables(tmp_path / "in") / "Any_combined_predictions.csv")
+    assert list(find(tmp_path / "in")) == list(published_tables.FORMS)
     with pytest.raises(UserError, match=r"\*_organ_scores.csv"):
         find(tmp_path)
+
+
+HEAD = "name,label,baseline_2pct,baseline_100pct,ct_fm_2pct,ct_fm_100pct"
+SCANS = ["a,1,0.1,0.9,0.8,0.9", "b,0,0.2,0.2,0.1,0.4", "c,1,0.3,0.6,0.9,0.3", "d,0,0.9,0.1,0.2,0.2"]
+
+
+def test_predictions_of_scans_by_hand(tmp_path):
+    found = predictions([write(tmp_path / "CQ500_combined_predictions.csv", *SCANS, head=HEAD)], 1)
+    assert found.task == "head_triage" and set(found.metrics.dataset) == {"cq500"}
+    rows = found.summary[found.summary.method == "ours"].set_index(["encoder", "reference", "shots", "metric"])
+    assert rows.loc["ctfm", "", "all", "auc"].estimate == 0.75
+    assert rows.loc["ctfm", "", "all", "f1"].estimate == pytest.approx(2 / 3)
+    assert rows.loc["random", "", "all", "auc"].estimate == 1
+    assert rows.loc["random", "", "0.02", "auc"].estimate == 0.25
+    assert rows.loc["ctfm", "random", "0.02", "auc"].estimate == 0.75
+    assert rows.loc["ctfm", "", "0.02", "f1"].n == 4
+
+
+def test_predictions_of_two_data_sets_are_one_task(tmp_path):
+    files = [write(tmp_path / f"{name}_combined_predictions.csv", *SCANS, head=HEAD) for name in ("SinoCT", "CQ500")]
+    found = predictions(files, 1)
+    assert set(found.summary.dataset) == set(found.metrics.dataset) == {"sinoct", "cq500"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "head", "message"),
+    [
+        (SCANS, HEAD.replace("label", "truth"), "no column for the label"),
+        (SCANS, "name,label,a,b,c,d", "no column of a model, such as ct_fm_100pct"),
+        ([*SCANS, SCANS[0]], HEAD, "'a' is there twice"),
+        ([SCANS[0].replace("a,1", "a,2")], HEAD, "row 2: label must be 0 or 1, not '2'"),
+        ([*SCANS[:2], "c,1,0.3,,0.9,0.3"], HEAD, "row 4: baseline_100pct must be from 0 to 1, not 'nan'"),
+        ([*SCANS[:2], "c,1,0.3,1.5,0.9,0.3"], HEAD, "row 4: baseline_100pct must be from 0 to 1, not '1.5'"),
+        (["a,1,x,0.9,0.8,0.9"], HEAD, "row 2: baseline_2pct must be from 0 to 1, not 'x'"),
+        ([], HEAD, "no rows"),
+    ],
+)
+def test_what_is_wrong_with_predictions_is_said(tmp_path, lines, head, message):
+    with pytest.raises(UserError, match=message):
+        predictions([write(tmp_path / "CQ500_combined_predictions.csv", *lines, head=head)], 1)

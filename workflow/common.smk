@@ -115,6 +115,14 @@ def task_cases(wildcards):
     return f"{O}/datasets/{cfg.tasks[task].dataset}/cases.parquet"
 
 
+def external_cases(wildcards):
+    """The cases of the further data sets that a task is tested on."""
+    return [
+        f"{O}/datasets/{name}/cases.parquet"
+        for name in cfg.tasks[wildcards.task].external
+    ]
+
+
 def chosen_checkpoint(wildcards):
     """The probe's choice, when checkpoints are probed."""
     return [f"{O}/probe/{wildcards.encoder}/selected.json"] if cfg.probe else []
@@ -162,7 +170,11 @@ EXPORTED = [
     for encoder in [*cfg.pretrain, *cfg.encoders]
 ]
 TEST_SETS = sorted(
-    {f"{O}/datasets/{task.dataset}/cases.parquet" for task in cfg.tasks.values()}
+    {
+        f"{O}/datasets/{name}/cases.parquet"
+        for task in cfg.tasks.values()
+        for name in (task.dataset, *task.external)
+    }
 )
 CHECKED = [f"{O}/probe/cases.json"] if cfg.probe else []
 SCORES = [
@@ -175,7 +187,7 @@ METRICS = [
 ]
 SUMMARIES = [f"{O}/evaluate/{task}/summary.parquet" for task in cfg.tasks]
 CASES = [f"{O}/datasets/{dataset}/cases.parquet" for dataset in cfg.datasets]
-PUBLISHED_FIGURES = ["fig2", "ed1"]  # those that the published tables hold data for
+PUBLISHED_FIGURES = ["fig2", "ed1", "fig4"]  # those that the published tables hold data for
 FIGURES = [
     f"{O}/report/figures/{figure}.png" for figure in cfg.report.figures.ids if cfg.tasks
 ]

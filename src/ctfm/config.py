@@ -22,7 +22,7 @@ VERSIONS = {
     "phantom": 1,
     "select": 1,
     "plan": 1,
-    "prepare": 2,
+    "prepare": 3,
     "datasets": 4,
     "pretrain": 1,
     "probe": 2,
@@ -46,6 +46,7 @@ class Phantom(Strict):
     cases: int = Field(16, ge=3, description="labelled cases in each data set layout")
     case_spacing_mm: float = Field(3.0, gt=0, description="voxel edge of the labelled cases, mm")
     layouts: tuple[str, ...] = Field(("totalsegmentator",), description="data set layouts to write")
+    heads: int = Field(30, ge=10, description="head CT in the layout `sinoct`; `cq500` has half as many")
 
 
 class Select(Strict):
@@ -197,6 +198,9 @@ class Task(Strict):
     seeds: tuple[int, ...] = Field((0,), description="seeds: subset of cases, initialisation, augmentation")
     options: dict[str, Any] = Field({}, description="settings of the kind of task")
     per_encoder: dict[str, dict[str, Any]] = Field({}, description="options that differ for one encoder, by its entry")
+    external: tuple[str, ...] = Field(
+        (), description="further entries of `datasets`: their test cases are predicted and measured too, none is learnt"
+    )
 
 
 class Probe(Strict):

@@ -53,3 +53,11 @@ def settings(kind: str, name: str) -> type[config.Strict]:
     code = compile(ast.Module(body=list(found), type_ignores=[]), str(path(kind, name)), "exec", dont_inherit=True)
     exec(code, scope)
     return scope["Settings"]
+
+
+def constant(kind: str, name: str, variable: str, default: str) -> str:
+    """Return a text that a plug-in's file gives to a variable, without importing the plug-in."""
+    for node in ast.parse(path(kind, name).read_text()).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == variable for t in node.targets):
+            return str(ast.literal_eval(node.value))
+    return default

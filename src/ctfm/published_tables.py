@@ -17,9 +17,13 @@ import pandas as pd
 from ctfm import published, resources, tables
 from ctfm.config import Evaluate
 from ctfm.errors import UserError, nearest
+from ctfm.metrics import decisions
 from ctfm.metrics.summary import OURS, QUOTED, summarise
 
 ORGAN_COLUMNS = {"model": ("model", "arm"), "organ": ("organ", "structure", "label", "class"), "dice": ("dice",)}
+PREDICTIONS = "_combined_predictions.csv"
+RUN_COLUMN = re.compile(r"(?P<model>.+)_(?P<percent>\d+(\.\d+)?)pct")
+BASELINE = {"baseline": "random"}  # as these tables call the random initialisation
 NO_CASES = "from a published mean per structure; without values per case there is no interval over patients, and no p"
 
 
@@ -75,8 +79,64 @@ def organ_scores(files: Sequence[Path], cases: int) -> Imported:
     return Imported("wholebody", metrics, summary)
 
 
-# Which function reads which files. More forms were published: predictions of triage, results of retrieval.
-FORMS: dict[str, Callable[[Sequence[Path], int], Imported]] = {"*_organ_scores.csv": organ_scores}
+def predictions(files: Sequence[Path], _cases: int) -> Imported:
+    """Read tables of probabilities per scan: its name, label (1: abnormal), ``<model>_<percent>pct`` of the training.
+
+    What stands before ``_combined_predictions.csv`` is the data set, such as SinoCT. There are no probabilities of
+    validation scans, so the threshold is 0.5. Scans are taken as patients.
+
+    Args:
+        files: CSV files, one for each data set.
+
+    Raises:
+        UserError: a table lacks a column, or has wrong or missing values, or a scan twice.
+    """
+    parts = [_prediction_rows(path) for path in files]
+    made = [row for part in parts for row in decisions.summarise(part, Evaluate())]
+    return Imported("head_triage", pd.concat(parts, ignore_index=True), tables.of("summary", made))
+
+
+# Which function reads which files. More forms were published: results of retrieval.
+FORMS: dict[str, Callable[[Sequence[Path], int], Imported]] = {
+    "*_organ_scores.csv": organ_scores,
+    f"*{PREDICTIONS}": predictions,
+}
+
+
+def _prediction_rows(path: Path) -> pd.DataFrame:
+    table = _csv(path)
+    name, label = _column(path, table, "scan", ("name", "patient_id")), _column(path, table, "label", ("label",))
+    runs = {column: match for column in table if (match := RUN_COLUMN.fullmatch(str(column)))}
+    if not runs:
+        raise UserError(f"{path}: no column of a model, such as ct_fm_100pct; there are: {', '.join(table)}")
+    if twice := list(table[name][table[name].duplicated()]):
+        raise UserError(f"{path}: '{twice[0]}' is there twice; keep one")
+    _within(path, table, label, "0 or 1", lambda values: values.isin([0, 1]))
+    for column in runs:
+        _within(path, table, column, "from 0 to 1", lambda values: values.between(0, 1))
+    dataset = path.name.removesuffix(PREDICTIONS).lower()
+    fixed = {"task": "head_triage", "dataset": dataset, "seed": 0, "split_hash": "published", "note": ""}
+    rows = []
+    for column, match in runs.items():
+        own = fixed | {"encoder": BASELINE.get(match["model"], arm(match["model"])), "shots": _shots(match["percent"])}
+        for metric, source in ((decisions.PROBABILITY, column), (decisions.TARGET, label)):
+            rows += [
+                {**own, "case_id": str(case), "patient": str(case), "metric": metric, "value": float(value)}
+                for case, value in zip(table[name], table[source], strict=True)
+            ]
+    return tables.of("metrics", rows).assign(label="abnormal", group="all")
+
+
+def _within(path: Path, table: pd.DataFrame, column: str, what: str, good: Callable[[pd.Series], pd.Series]) -> None:
+    """Raise unless all values of a column are numbers that are good."""
+    bad = table[~good(pd.to_numeric(table[column], errors="coerce"))]
+    if len(bad):
+        raise UserError(f"{path}: row {bad.index[0] + 2}: {column} must be {what}, not '{bad[column].iloc[0]}'")
+
+
+def _shots(percent: str) -> str:
+    """Return a share of the training cases as the results name it: 2 percent is ``0.02``, 100 percent is ``all``."""
+    return "all" if float(percent) == 100 else str(float(percent) / 100)
 
 
 def _note(metric: str, note: str) -> str:
@@ -86,14 +146,9 @@ def _note(metric: str, note: str) -> str:
 
 
 def _organ_table(path: Path) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path)
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: not a CSV table ({str(error).splitlines()[0]})") from error
+    table = _csv(path)
     columns = {wanted: _column(path, table, wanted, words) for wanted, words in ORGAN_COLUMNS.items()}
     table = table[list(columns.values())].set_axis(list(columns), axis=1)
-    if table.empty:
-        raise UserError(f"{path}: the table has no rows")
     dice = pd.to_numeric(table.dice, errors="coerce")
     bad = table[~dice.between(0, 1)]
     if len(bad):
@@ -103,6 +158,16 @@ def _organ_table(path: Path) -> pd.DataFrame:
         if organ not in known:
             raise UserError(f"{path}: '{organ}' is no structure of TotalSegmentator 2{nearest(str(organ), known)}")
     return table.assign(dice=dice, arm=[arm(str(model)) for model in table.model], file=path.name)
+
+
+def _csv(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: not a CSV table ({str(error).splitlines()[0]})") from error
+    if table.empty:
+        raise UserError(f"{path}: the table has no rows")
+    return table
 
 
 def _column(path: Path, table: pd.DataFrame, wanted: str, words: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from ctfm import plugins, resources, splits
+from ctfm import config, plugins, resources, splits
 from ctfm.datasets import Case
 from ctfm.errors import UserError
 from tests.makers import write_case, write_totalsegmentator
@@ -162,3 +162,89 @@ def test_totalsegmentator_wants_its_columns(totalsegmentator, tmp_path):
     (tmp_path / "meta.csv").write_text("image_id;age\ns0000;60\n")
     with pytest.raises(UserError, match=r"lacks the column.*split"):
         totalsegmentator.check(tmp_path)
+
+
+@pytest.fixture
+def sinoct():
+    return plugins.get("datasets", "sinoct")
+
+
+@pytest.fixture
+def cq500():
+    return plugins.get("datasets", "cq500")
+
+
+def test_sinoct_split_is_the_shipped_one_and_the_published_test_set(sinoct, shared_data):
+    made = sinoct.published_split(f"series_{n}" for n in range(9779))
+    shipped = splits.read(splits.path("splits", "sinoct", "paper"), "split")
+    assert {name: row["split"] for name, row in shipped.items()} == made
+    assert [list(made.values()).count(s) for s in ("train", "val", "test")] == [7823, 978, 978]
+    with (shared_data / "published/SinoCT_combined_predictions.csv").open() as stream:
+        published = {line.split(",")[0] for line in stream} - {"patient_id"}
+    assert {name for name, split in made.items() if split == "test"} == published
+
+
+def test_sinoct_layout(sinoct, tmp_path):
+    lines = [f'series_{n},"{"0,1" if n % 2 else "1, 0"}"' for n in range(10)]
+    (tmp_path / "labels.csv").write_text("patient_id,label\n" + "\n".join([*lines, 'series_10,"1,1"', "series_11,"]))
+    for name in ("series_3/nrrd/scan.nrrd", "series_4/study/CT/1.dcm", "series_4/study/CT/2.dcm"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    cases = {case.case: case for case in sinoct.cases(tmp_path)}
+    assert list(cases) == list(sinoct.published_split(cases))  # the order of the shuffle: low-data runs take the first
+    assert [cases[f"series_{n}"].labels for n in (2, 3, 10, 11)] == [(), ("abnormal",), None, None]
+    assert cases["series_3"].image == tmp_path / "series_3/nrrd/scan.nrrd"
+    assert cases["series_4"].image == tmp_path / "series_4/study/CT"
+    assert not cases["series_5"].image.exists()
+    assert [sum(case.split == s for case in cases.values()) for s in ("train", "val", "test")] == [9, 1, 2]
+    (tmp_path / "labels.csv").write_text("patient,label\nseries_1,0\n")
+    with pytest.raises(UserError, match=r"lacks the column.*patient_id"):
+        sinoct.check(tmp_path)
+
+
+SERIES = ("CT PRE CONTRAST THIN", "CT PRE CONTRAST 5MM STD", "CT POST CONTRAST", "CT 4cc sec 150cc D3D on", "CT Bone")
+
+
+def test_cq500_layout(cq500, tmp_path):
+    reads = ["CQ500-CT-3,B1,0,0", "CQ500-CT-12,B1,0,1", "CQ500-CT-120,B2,0,0", "CQ500-CT-7,B1,,1", "other,B1,0,0"]
+    (tmp_path / "reads.csv").write_text("\n".join(["name,Category,R1:ICH,R3:Fracture", *reads]))
+    for series in SERIES:
+        place = tmp_path / "qct02/CQ500CT12 CQ500CT12/Unknown Study" / series
+        place.mkdir(parents=True)
+        (place / "CT000000.dcm").write_bytes(b"x")
+    (tmp_path / "CQ500CT3 CQ500CT3/CT Plain").mkdir(parents=True)
+    (tmp_path / "CQ500CT3 CQ500CT3/CT Plain/scan.nrrd").write_bytes(b"x")
+    cq500.check(tmp_path)
+    cases = {case.case: case for case in cq500.cases(tmp_path)}
+    assert {name: case.labels for name, case in cases.items()} == {
+        "CQ500-CT-3": (),
+        "CQ500-CT-12": ("abnormal",),
+        "CQ500-CT-120": (),
+        "CQ500-CT-7": None,
+        "other": (),
+    }
+    assert cases["CQ500-CT-12"].image.name == "CT PRE CONTRAST 5MM STD"
+    assert cases["CQ500-CT-3"].image.name == "scan.nrrd"
+    assert not cases["CQ500-CT-120"].image.exists() and not cases["other"].image.exists()
+    (tmp_path / "reads.csv").write_text("name,Category\nCQ500-CT-1,B1\n")
+    with pytest.raises(UserError, match="such as 'R1:ICH'"):
+        cq500.check(tmp_path)
+
+
+def test_cq500_accounts_for_491_scans_by_name_and_reason(cq500, tmp_path):
+    names = [f"CQ500-CT-{n}" for n in range(491)]
+    (tmp_path / "reads.csv").write_text("\n".join(["name,R1:ICH", *(f"{name},0" for name in names)]))
+    settings = config.Dataset(kind="cq500", root=str(tmp_path), exclude="paper")
+    rows = [row for _, row in splits.assign(list(cq500.cases(tmp_path)), settings)]
+    left_out = {row["case"]: row for row in rows if row["status"] == "excluded"}
+    assert len(rows) == 491 and len(rows) - len(left_out) == 489
+    assert set(left_out) == {"CQ500-CT-120", "CQ500-CT-336"}
+    assert all(row["reason"] == "excluded_by_list" and "489 predictions" in row["detail"] for row in left_out.values())
+
+
+@pytest.mark.parametrize(("name", "marker"), [("sinoct", "labels.csv"), ("cq500", "reads.csv")])
+@pytest.mark.parametrize(("content", "message"), [(b"\xff\xfe\x00a", "not a CSV table"), (b"name\n", "no rows")])
+def test_damaged_tables_are_named(name, marker, content, message, tmp_path):
+    (tmp_path / marker).write_bytes(content)
+    with pytest.raises(UserError, match=f"{marker}: .*{message}"):
+        plugins.get("datasets", name).check(tmp_path)

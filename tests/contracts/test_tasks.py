@@ -13,12 +13,16 @@ from ctfm import plugins, weights
 from ctfm.errors import UserError
 from ctfm.imaging import store
 from ctfm.imaging.volume import Volume, read_image, write_nifti
-from ctfm.tasks import _measure, _model, _overlay, segment
+from ctfm.tasks import _classifier, _measure, _model, _overlay, segment, triage
 from ctfm.training import checkpoints
-from tests.makers import random_encoder, stored_cases
+from tests.makers import found_cases, random_encoder, stored_cases
 
-SMALL = {"segment": {"patch": (16, 32, 32), "epochs": 2, "batch": 2, "overlap": 0.25, "validate_every": 1}}
+SMALL = {
+    "segment": {"patch": (16, 32, 32), "epochs": 2, "batch": 2, "overlap": 0.25, "validate_every": 1},
+    "triage": {"patch": (16, 16, 16), "epochs": 2, "batch": 2},
+}
 SMALL["tumour"] = {**SMALL["segment"], "tumour": "spleen", "spacing_mm": (4, 2, 2)}
+CASES = {"triage": found_cases}  # what a kind of task learns from; others: label maps
 ROW = {"case_id", "patient", "label", "group", "metric", "value", "note"}
 
 
@@ -46,6 +50,7 @@ def in_process(monkeypatch):
 def test_contract(name, cases, encoder, tmp_path):
     task = plugins.get("tasks", name)
     settings = task.Settings(**SMALL.get(name, {}))
+    cases = CASES[name](tmp_path, 3) if name in CASES else cases
     facts = task.fit(settings, encoder, cases[:2], cases[2:], tmp_path, seed=0)
     json.dumps(facts)
     about = json.loads((tmp_path / "model/model.json").read_text())
@@ -211,3 +216,100 @@ def test_the_picture_takes_the_planes_with_most_labels():
     colours = _overlay.palette([1, 2, 50])
     assert colours[[1, 2, 50], 3].tolist() == [1, 1, 1] and colours[3, 3] == 0
     assert len(np.unique(colours[[1, 2, 50], :3], axis=0)) == 3
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    return found_cases(tmp_path_factory.mktemp("scans"), 24)
+
+
+def learn(scans, encoder, out, val=(), seed=0, **options):
+    settings = triage.Settings(**{**SMALL["triage"], **options})
+    return settings, triage.fit(settings, encoder, list(scans), list(val), out, seed=seed)
+
+
+def test_triage_learns_to_find_bleeds_and_chooses_a_threshold(scans, encoder, tmp_path):
+    options = {"epochs": 15, "batch": 4, "learning_rate": 3e-3, "validate_every": 5}
+    settings, facts = learn(scans[:12], encoder, tmp_path, val=scans[12:18], **options)
+    assert facts["checkpoint"] == checkpoints.BEST and facts["best"]["auroc"] > 0.8
+    assert 0 < facts["threshold"] < 1
+    triage.predict(tmp_path / "model", scans[18:], tmp_path / "predictions")
+    rows = triage.measure(settings, scans[18:], tmp_path / "predictions")
+    assert triage.scores(rows)["auroc"] > 0.8
+    assert {row["metric"] for row in rows} == {"probability", "target", "threshold"}
+    assert {row["value"] for row in rows if row["metric"] == "threshold"} == {facts["threshold"]}
+    assert [row["value"] for row in rows if row["metric"] == "target"] == [0, 1, 0, 1, 0, 1]
+    about = json.loads((tmp_path / "model/model.json").read_text())
+    assert (about["finding"], about["spacing_mm"]) == ("abnormal", [5, 4, 4])
+    assert about["windows"] == {"limits": [[0, 80], [-125, 175], [28, 36], [-900, 2100]], "axis": 2}
+    figure = triage.picture(settings, scans[18], tmp_path / "predictions")
+    assert len(figure.axes) == 4 and "not abnormal" in figure.get_suptitle()
+
+
+def test_triage_is_known_by_its_seed_and_goes_on_where_it_stopped(scans, encoder, tmp_path):
+    again = {}
+    for name, seed in (("b", 0), ("c", 0), ("d", 1)):
+        learn(scans[:4], encoder, tmp_path / name, seed=seed)
+        again[name] = tensors(tmp_path / name)
+    assert all(torch.equal(again["b"][k], again["c"][k]) for k in again["b"])
+    assert not all(torch.equal(again["b"][k], again["d"][k]) for k in again["b"])
+    _, facts = learn(scans[:4], encoder, tmp_path / "b")
+    assert facts["steps"] == 4 and all(torch.equal(again["b"][k], v) for k, v in tensors(tmp_path / "b").items())
+    assert facts["threshold"] is None
+
+
+def test_a_frozen_triage_encoder_stays_as_it_was(scans, encoder, tmp_path):
+    before = weights.load_encoder(encoder).module.state_dict()
+    learn(scans[:4], encoder, tmp_path, freeze=True)
+    after = tensors(tmp_path)
+    assert all(torch.equal(value, after[f"encoder.{key}"]) for key, value in before.items())
+
+
+def test_triage_heads_and_axes(scans, encoder, tmp_path_factory):
+    """The Methods: the map's mean, one layer of half its width. The published run: maximum to 1x2x2, two layers."""
+    made = {}
+    unet = random_encoder(tmp_path_factory.mktemp("unet"), kind="suprem_unet")
+    published = {"pool": "max", "pooled": (1, 2, 2), "hidden": (256, 128), "dropout": 0.2, "join": "first"}
+    for kind, folder in (("segresnet", encoder), ("suprem_unet", unet)):
+        for name, options in (("methods", {}), ("published", published)):
+            settings = triage.Settings(**{**SMALL["triage"], **options})
+            made[kind, name] = triage._new(settings, weights.load_encoder(folder), scans[0], 0)
+    linear = {
+        key: [m.out_features for m in model.net.head if hasattr(m, "out_features")] for key, model in made.items()
+    }
+    assert linear["segresnet", "methods"] == [32, 1]  # of 64 channels
+    assert (
+        linear["segresnet", "published"] == [256, 128, 1]
+        and made["segresnet", "published"].net.head[1].in_features == 256
+    )
+    assert [made[key].windows.axis for key in made] == [2, 0, 2, 2]
+    assert made["segresnet", "methods"].windows.limits == ((0, 80), (-125, 175), (28, 36), (-900, 2100))
+    assert made["suprem_unet", "methods"].windows.limits[4:] == ((-175, 250),)  # as its weights were trained
+    assert 0 <= made["suprem_unet", "published"].probability(scans[0].image) <= 1
+
+
+def test_bad_input_of_triage_is_told(scans, cases, encoder, tmp_path, caplog):
+    with pytest.raises(UserError, match="label maps, not findings"):
+        learn(cases, encoder, tmp_path)
+    with pytest.raises(UserError, match="findings of whole scans"):
+        fit(scans, encoder, tmp_path)
+    with pytest.raises(UserError, match="no training case"):
+        learn([], encoder, tmp_path)
+    learn([scans[0], scans[2]], encoder, tmp_path, epochs=1)
+    assert "of one class" in caplog.text
+    with pytest.raises(UserError, match="predict this case first"):
+        triage.measure(triage.Settings(), scans[:1], tmp_path)
+    (tmp_path / f"{scans[0].case}.json").write_text('{"probability": 7}')
+    with pytest.raises(UserError, match="predict it anew"):
+        triage.measure(triage.Settings(), scans[:1], tmp_path)
+    with pytest.raises(UserError, match="a model of task 'triage', not 'segment'"):
+        _model.load(tmp_path / "model")
+    image = store.open_volume(scans[0].image).load()
+    store.save(Volume(image.array, image.affine @ np.diag([2, 1, 1, 1])), tmp_path / "thick.b2nd")
+    with pytest.raises(UserError, match="the model works at 5 x 4 x 4 mm"):
+        _classifier.load(tmp_path / "model")[0].probability(tmp_path / "thick.b2nd")
+
+
+def test_validation_cases_in_the_ratio_of_the_published_runs(scans, encoder, tmp_path):
+    _, facts = learn(scans[:8], encoder, tmp_path, val=scans[8:16], validation_ratio=0.25, epochs=1)
+    assert len(facts["val"]) == 2

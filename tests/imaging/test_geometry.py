@@ -6,6 +6,7 @@ from scipy.spatial.transform import Rotation
 
 from ctfm.errors import Quarantine
 from ctfm.imaging import geometry
+from ctfm.imaging.volume import Volume
 
 SLOPE = np.array([3.0, -2.0, 4.0])  # HU per mm along (L, P, S)
 PIXEL = (0.8, 1.1)
@@ -72,6 +73,10 @@ def test_no_slice_is_cut_off() -> None:
         ([0, 1, 2, 5, 6, 7], 8, "missing_slice"),
         ([0, 1, 2, 4.5, 5.5, 6.5], 2, "uneven_spacing"),
         ([0, 1, 2, 4.5, 5.5, 6.5], 8, None),
+        ([*range(17), 18, 20, 22], 8, None),  # thin at the base of the skull, thick above
+        ([*range(17), 18, 20, 23], 8, "missing_slice"),
+        ([*range(17), 18, 20], 8, "missing_slice"),
+        ([*range(8), 9, 11, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22], 8, "missing_slice"),
         ([0, 1, 2, 3, 5, 7, 9, 11], 8, None),  # two parts of a protocol, nothing is lost
         ([0, 600, 1200, 1800, 2400, 3000, 3600], 8, "bad_geometry"),
     ],
@@ -120,3 +125,38 @@ def test_places_and_grids_beyond_memory() -> None:
 def test_the_grid_is_foretold(name: str) -> None:
     slices, array = scene(OFFSETS[name], 0)
     assert geometry.assemble(array, slices).shape == slices.grid((12, 14))
+
+
+def sheared(order: tuple[int, int, int], tilt: float = 0.35) -> Volume:
+    """A volume of a linear field, sheared as by a tilted gantry, its axes in some order."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[0, 0, 1.1], [0, 0.8, 0], [2.0, 0, 0]])  # columns: slices, rows, columns; LPS
+    affine[1, 0] = -tilt * 2.0
+    affine[:3, 3] = 10, -20, 30
+    index = np.stack(np.meshgrid(*map(np.arange, (9, 14, 12)), indexing="ij"), axis=-1)
+    array = np.rint(Volume(np.empty((9, 14, 12)), affine).world(index) @ SLOPE).astype(np.int16)
+    return Volume(array.transpose(order), affine[:, [*order, 3]])
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
+def test_a_sheared_volume_becomes_straight_and_stays_where_it_is(order):
+    volume = sheared(order)
+    made, tilt = geometry.straighten(volume)
+    assert not volume.upright and made.upright
+    assert tilt == pytest.approx(np.degrees(np.arctan(0.35)))
+    index = np.stack(np.meshgrid(*map(np.arange, made.shape), indexing="ij"), axis=-1)
+    seen = made.array > -1024
+    inside = np.all([np.roll(seen, step, axis) for step in (-1, 1) for axis in (1, 2)], axis=0)  # no rim mixed with air
+    assert inside.sum() > 0.6 * volume.array.size
+    assert np.abs(made.array - made.world(index) @ SLOPE)[inside].max() <= 1.0
+    assert geometry.straighten(made) == (made, 0.0)
+
+
+def test_shears_that_no_gantry_makes_are_refused():
+    volume = sheared((0, 1, 2), tilt=1.5)
+    with pytest.raises(Quarantine, match=r"bad_geometry.*degrees"):
+        geometry.straighten(volume)
+    skew = volume.affine.copy()
+    skew[0, 0] = skew[0, 1] = 0.5
+    with pytest.raises(Quarantine, match="no two axes"):
+        geometry.straighten(Volume(volume.array, skew))

@@ -208,7 +208,7 @@ def test_the_label_table_and_what_was_done_are_for_machines(adapted, tmp_path, c
     about = json.loads((adapted / "model/model.json").read_text())
     assert told["preprocessing"]["spacing_mm"] == about["spacing_mm"] == [2, 2, 2]
     assert told["preprocessing"]["hu_window"] == about["preprocess"]["hu_window"]
-    assert [(row["name"], row["label_map"], row["reason"]) for row in told["scans"]] == [
+    assert [(row["name"], row["result"], row["reason"]) for row in told["scans"]] == [
         ("ct", "ct.nii.gz", ""),
         ("torn", "", "unreadable"),
     ]

@@ -6,6 +6,7 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
@@ -14,6 +15,7 @@ from ctfm.config import Strict
 from ctfm.errors import UserError
 from ctfm.stages import evaluate as stage
 from tests import synthetic
+from tests.metrics.test_decisions import table as made
 
 SPEC = {
     "stage": "evaluate",
@@ -23,7 +25,12 @@ SPEC = {
     "shots": "all",
     "seed": 3,
 }
-SUMMARY = {"stage": "summary", "version": 1, "evaluate": {"bootstrap": 100}, "task": SPEC["task"]}
+SUMMARY = {
+    "stage": "summary",
+    "version": 1,
+    "evaluate": {"bootstrap": 100},
+    "task": {**SPEC["task"], "kind": "segment"},
+}
 
 
 def write_cases(folder, **changes):
@@ -175,3 +182,39 @@ def test_tables_that_cannot_be_compared_are_refused(tmp_path, column, value, mes
 def test_empty_tables_are_refused(tmp_path):
     with pytest.raises(UserError, match="no rows"):
         summarised(tmp_path, [synthetic.metrics("ctfm").iloc[:0]])
+
+
+def test_a_kind_of_task_may_sum_up_its_values_its_own_way(tmp_path):
+    """Two data sets in one table are summed up each for itself, as the kind's file says."""
+    parts = [
+        pd.concat([made(encoders=(encoder,), dataset=name, seeds=(0,))[0] for name in ("heads", "others")])
+        for encoder in ("ctfm", "random")
+    ]
+    paths = [tmp_path / f"{place}.parquet" for place in range(2)]
+    for part, path in zip(parts, paths, strict=True):
+        tables.write(part, "metrics", path)
+    spec = {**SUMMARY, "task": {**SPEC["task"], "kind": "triage"}}
+    stage.summary(measures=paths, out=tmp_path / "s.parquet", spec=json.dumps(spec))
+    rows = tables.read("summary", tmp_path / "s.parquet")
+    auc = rows[(rows.metric == "auc") & (rows.method == "ours")]
+    assert auc.groupby("dataset").size().to_dict() == {"heads": 3, "others": 3}
+    with pytest.raises(UserError, match="different test cases"):
+        stage.check_one_task(pd.concat([parts[0], parts[1][parts[1].dataset == "heads"]]))
+
+
+def test_external_data_sets_are_measured_in_the_same_table(tmp_path, fake):
+    cases = write_cases(tmp_path)
+    (tmp_path / "others").mkdir()
+    other = write_cases(tmp_path / "others", split="test")
+    folder = adapted(tmp_path / "a")
+    out = tmp_path / "t.parquet"
+    with pytest.raises(UserError, match=r"external.*ctfm adapt"):
+        stage.evaluate(cases=cases, adapted=folder, out=out, external=[other], spec=json.dumps(SPEC))
+    (folder / "external/others").mkdir(parents=True)
+    stage.evaluate(cases=cases, adapted=folder, out=out, external=[other], spec=json.dumps(SPEC))
+    table = tables.read("metrics", out)
+    assert table.groupby("dataset").case_id.agg(list).to_dict() == {
+        "phantoms": ["s1", "s3"],
+        "others": ["s0", "s1", "s2", "s3"],
+    }
+    assert table.groupby("dataset").split_hash.nunique().eq(1).all() and table.split_hash.nunique() == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -24,7 +25,7 @@ def imported(folder, out, **kwargs):
 
 def test_the_published_tables_give_the_numbers_of_the_paper(shared_data, tmp_path, caplog):
     caplog.set_level("INFO")
-    table = imported(shared_data / "published", tmp_path)
+    table = imported(only(shared_data, "*_organ_scores.csv", tmp_path), tmp_path)
     ours = table[(table.method == "ours") & (table.group == "all")]
     means = ours[ours.reference == ""].set_index("encoder")
     assert means.estimate.round(4).to_dict() == {"ctfm": 0.8981, "random": 0.8959, "suprem": 0.8695}
@@ -34,7 +35,61 @@ def test_the_published_tables_give_the_numbers_of_the_paper(shared_data, tmp_pat
     assert (100 * wins.loc["ctfm", "suprem"]).round(1) == 91.5
     assert caplog.text.count("the same") == 5
     assert "not the same" not in caplog.text
-    assert "SinoCT_combined_predictions.csv" in caplog.text
+
+
+def only(shared_data, form, tmp_path):
+    """Return a folder with the published tables of one form, and a table of no known form."""
+    folder = tmp_path / "some"
+    folder.mkdir()
+    for path in (shared_data / "published").glob(form):
+        shutil.copy(path, folder)
+    (folder / "other.csv").write_text("a,b\n")
+    return folder
+
+
+# Printed in the paper with their intervals; and AUC, F1 of the smaller training sets, which it does not print.
+TRIAGE = {
+    ("ctfm", "f1"): (0.776, 0.750, 0.802),
+    ("random", "f1"): (0.754, 0.727, 0.781),
+    ("suprem", "f1"): (0.798, 0.773, 0.823),
+    ("ctfm", "auc"): (0.836, 0.812, 0.859),
+    ("random", "auc"): (0.802, 0.777, 0.827),
+    ("suprem", "auc"): (0.868, 0.847, 0.889),
+}
+FRACTIONS = {
+    ("ctfm", "0.02"): (0.521, 0.709),
+    ("ctfm", "0.05"): (0.568, 0.0),
+    ("ctfm", "0.1"): (0.709, 0.670),
+    ("random", "0.02"): (0.480, 0.709),
+    ("random", "0.05"): (0.614, 0.709),
+    ("random", "0.1"): (0.680, 0.681),
+    ("suprem", "0.02"): (0.609, 0.718),
+    ("suprem", "0.05"): (0.615, 0.709),
+    ("suprem", "0.1"): (0.796, 0.765),
+}
+
+
+def test_the_published_predictions_give_f1_auc_and_intervals_of_the_paper(shared_data, tmp_path, caplog):
+    caplog.set_level("INFO")
+    folder = only(shared_data, "*_combined_predictions.csv", tmp_path)
+    stage.import_published(folder=folder, out=tmp_path)
+    table = tables.read("summary", tmp_path / "evaluate/head_triage/summary.parquet")
+    assert set(table.dataset) == {"sinoct"} and table.n.dropna().eq(978).all()
+    theirs = table[table.method == "published definition"].set_index(["encoder", "shots", "metric"])
+    for (encoder, metric), printed in TRIAGE.items():
+        row = theirs.loc[encoder, "all", metric]
+        assert (round(row.estimate, 3), round(row.low, 3), round(row.high, 3)) == printed, (encoder, metric)
+        assert row.paper == printed[0]
+    for (encoder, shots), (auc, f1) in FRACTIONS.items():
+        found = [round(theirs.loc[encoder, shots, metric].estimate, 3) for metric in ("auc", "f1")]
+        assert found == [auc, pytest.approx(f1, abs=6e-4)], (encoder, shots)
+    delong = table[(table.method == "ours") & (table.metric == "auc") & (table.reference == "")]
+    delong = delong[delong.shots == "all"].set_index("encoder")
+    assert delong.low.round(3).to_dict() == {"ctfm": 0.811, "random": 0.775, "suprem": 0.847}
+    assert delong.high.round(3).to_dict() == {"ctfm": 0.860, "random": 0.829, "suprem": 0.890}
+    assert caplog.text.count("the same") == 6 and "not the same" not in caplog.text
+    assert "left out, of no known form: other.csv" in caplog.text
+    assert (tmp_path / "evaluate/head_triage/ctfm/0.02-0.parquet").is_file()
 
 
 def test_the_published_tables_give_the_order_of_the_groups(shared_data, tmp_path):

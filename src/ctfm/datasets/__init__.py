@@ -14,8 +14,9 @@ class Case:
         case: its name in the data set.
         patient: whose it is; the case's own name where the data set doesn't say.
         split: train, val or test in the data set's own split; empty when it has none.
-        image: the CT.
-        labels: one mask per structure by name, or one map of ids.
+        image: the CT: a volume file, or the folder of a DICOM series.
+        labels: one mask per structure by name, or one map of ids; or, for the scan as a whole, what it shows, and
+            None where the data set tells nothing that can be read.
         study: kind of examination; empty where the data set doesn't say.
         age: of the patient, years; None where the data set doesn't say.
         sex: ``f`` or ``m``; empty where the data set doesn't say.
@@ -25,7 +26,7 @@ class Case:
     patient: str
     split: str
     image: Path
-    labels: dict[str, Path] | Path
+    labels: dict[str, Path] | Path | tuple[str, ...] | None
     study: str = ""
     age: float | None = None
     sex: str = ""

@@ -15,7 +15,7 @@ import numpy as np
 
 from ctfm.errors import Quarantine
 from ctfm.imaging.resample import AIR_HU
-from ctfm.imaging.volume import Volume
+from ctfm.imaging.volume import RIGHT_ANGLE, Volume
 
 STEP_TOLERANCE = 0.02  # of a slice distance
 STEP_TOLERANCE_MM = 0.1 + 1e-6  # positions are often written with one decimal
@@ -26,6 +26,7 @@ MAX_EXTENT_MM = (3000.0, 1500.0, 1500.0)  # z, y, x
 MAX_PLACE_MM = 1e5  # from the origin, which scanners set near the table
 MAX_VOXELS = 2**30
 GAP_SHARE = 0.25  # a larger share of wide steps is a protocol, not lost slices
+GAP_RUN = 3  # as many equal wide steps on end, at one end of the scan: head CT is often thin at the base, thick above
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,8 @@ def check(slices: Stack, shape: tuple[int, int], max_gap_ratio: float) -> None:
     multiples = np.round(steps / median)
     whole = np.abs(steps - multiples * median) <= max(STEP_TOLERANCE * median, STEP_TOLERANCE_MM)
     gaps = multiples >= 2
-    if gaps.any() and (whole & (multiples >= 1)).all() and gaps.sum() <= max(1, GAP_SHARE * len(steps)):
+    few = gaps.any() and gaps.sum() <= max(1, GAP_SHARE * len(steps))
+    if few and (whole & (multiples >= 1)).all() and not _protocol(multiples):
         lost = int((multiples[gaps] - 1).sum())
         raise Quarantine("missing_slice", f"{lost} slices are missing in {int(gaps.sum())} gaps; step {median:.3f} mm")
     if steps.max() > max_gap_ratio * median:
@@ -154,6 +156,42 @@ def check(slices: Stack, shape: tuple[int, int], max_gap_ratio: float) -> None:
         raise Quarantine("too_large", f"{' x '.join(map(str, grid))} = {voxels} voxels")
     if slices.tilt_degrees > MAX_TILT_DEGREES:
         raise Quarantine("bad_geometry", f"slices are displaced in their plane by {slices.tilt_degrees:.1f} degrees")
+
+
+def _protocol(multiples: np.ndarray) -> bool:
+    """Return whether the wide steps are one run of equal ones at an end: another slice distance, nothing lost."""
+    wide = np.flatnonzero(multiples >= 2)
+    on_end = wide[-1] - wide[0] + 1 == len(wide) and (wide[0] == 0 or wide[-1] == len(multiples) - 1)
+    return bool(on_end and len(wide) >= GAP_RUN and np.ptp(multiples[wide]) == 0)
+
+
+def straighten(volume: Volume) -> tuple[Volume, float]:
+    """Undo the shear that a tilted gantry leaves in a volume: its slices are shifted back, as those of DICOM.
+
+    Args:
+        volume: int16 HU. Two axes are at right angles to each other, and the third is that of the slices; where there
+            is a choice, the one with the larger spacing.
+
+    Returns:
+        The volume with axes at right angles, and the tilt in degrees; itself where they are.
+
+    Raises:
+        Quarantine: ``bad_geometry``: no two axes are at right angles, or the shear is more than a gantry can tilt.
+    """
+    if volume.upright:
+        return volume, 0.0
+    unit = volume.affine[:3, :3] / volume.spacing
+    flat = [k for k in range(3) if abs(unit[:, k - 2] @ unit[:, k - 1]) <= RIGHT_ANGLE]
+    if not flat:
+        raise Quarantine("bad_geometry", "no two axes are at right angles")
+    along = max(flat, key=lambda k: volume.spacing[k])
+    down, right = (k for k in range(3) if k != along)
+    array = volume.array.transpose(along, down, right)
+    steps = np.arange(len(array))[:, None] * volume.affine[:3, along]
+    pixel = volume.spacing[down], volume.spacing[right]
+    slices = stack(volume.affine[:3, 3] + steps, np.concatenate([unit[:, right], unit[:, down]]), pixel)
+    check(slices, array.shape[1:], max_gap_ratio=2)
+    return assemble(array[slices.order], slices), slices.tilt_degrees
 
 
 def assemble(array: np.ndarray, slices: Stack) -> Volume:

@@ -94,15 +94,21 @@ def _stored(name: str, key: str, folder: Path) -> dict[str, Any] | None:
     return label.meta["row"] if same else None
 
 
-def read_scan(path: Path) -> Volume:
+def read_scan(path: Path, sheared: bool = False) -> Volume:
     """Read a CT from an image file, as int16 HU on its own grid.
 
+    Args:
+        path: of the file.
+        sheared: axes need not be at right angles, as after a tilted gantry; see ``geometry.straighten``.
+
     Raises:
-        Quarantine: ``missing_image``, ``unreadable``, ``not_3d``, ``not_finite`` or ``empty_image``.
+        Quarantine: ``missing_image``, ``unreadable``, ``not_3d``, ``not_finite``, ``empty_image`` or ``sheared``.
     """
     if not path.is_file():
         raise Quarantine("missing_image", f"{Path(path.parent.name, path.name)} is not there")
     image = read_image(path)
+    if not sheared and not image.upright:
+        raise Quarantine("sheared", f"{path.name}: axes are not at right angles")
     if bad := _not_finite(path, image):
         raise Quarantine("not_finite", f"{path.name}: {bad} voxels")
     if image.array.min() == image.array.max():

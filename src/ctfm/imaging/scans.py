@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ctfm.config import Criteria, Prepare
 from ctfm.errors import UserError
-from ctfm.imaging import dicom, labelled, store
+from ctfm.imaging import dicom, geometry, labelled, store
 from ctfm.imaging.resample import resample
-from ctfm.imaging.volume import orient
+from ctfm.imaging.volume import Volume, orient
 from ctfm.options import Millimetres, Voxels
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
@@ -55,10 +56,22 @@ def keep(path: Path, spacing_mm: Millimetres, stored: Path) -> tuple[Voxels, np.
     Raises:
         Quarantine: the scan can't be used.
     """
-    if path.is_dir():
-        scan, _ = dicom.read_series(path, ANY_LENGTH, ANY_KIND)
-    else:
-        scan = labelled.read_scan(path)
-        dicom.check_hu(scan.array)
+    scan, _ = read(path)
     store.save(resample(orient(scan), spacing_mm), stored)
     return scan.shape, scan.affine
+
+
+def read(path: Path) -> tuple[Volume, dict[str, Any]]:
+    """Read a scan: int16 HU with axes at right angles; and ``tilt_degrees`` and ``even``: what had to be undone.
+
+    Args:
+        path: NIfTI, NRRD or MHA file, or folder of one DICOM series.
+
+    Raises:
+        Quarantine: the scan can't be used.
+    """
+    if path.is_dir():
+        return dicom.read_series(path, ANY_LENGTH, ANY_KIND)
+    scan, tilt = geometry.straighten(labelled.read_scan(path, sheared=True))
+    dicom.check_hu(scan.array)
+    return scan, {"tilt_degrees": tilt, "even": True}

@@ -16,6 +16,7 @@ import SimpleITK as sitk
 from ctfm.errors import Quarantine
 from ctfm.files import atomic
 
+RIGHT_ANGLE = 1e-3  # largest cosine
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -42,6 +43,12 @@ class Volume:
         """Voxels along (z, y, x)."""
         z, y, x = self.array.shape
         return z, y, x
+
+    @property
+    def upright(self) -> bool:
+        """Whether the axes are at right angles."""
+        unit = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
+        return bool(np.abs(unit.T @ unit - np.eye(3)).max() <= RIGHT_ANGLE)
 
     def world(self, index: np.ndarray) -> np.ndarray:
         """Map (..., 3) voxel indices (z, y, x) to (..., 3) LPS millimetres."""
@@ -75,6 +82,12 @@ def to_nifti(volume: Volume) -> nib.Nifti1Image:
     return nib.Nifti1Image(np.ascontiguousarray(volume.array.transpose(2, 1, 0)), LPS_TO_RAS @ affine)
 
 
+def from_nifti(image: nib.Nifti1Image) -> Volume:
+    """Make a volume of a NIfTI image, whatever its affine is."""
+    affine = LPS_TO_RAS @ np.asarray(image.affine, float)
+    return Volume(np.asanyarray(image.dataobj).transpose(), affine[:, [2, 1, 0, 3]])
+
+
 def write_nifti(volume: Volume, path: Path | str) -> None:
     """Write a volume as NIfTI (``.nii`` or ``.nii.gz``), atomically."""
     target = Path(path)
@@ -86,7 +99,7 @@ def write_nifti(volume: Volume, path: Path | str) -> None:
 
 
 def read_image(path: Path | str) -> Volume:
-    """Read a NIfTI, NRRD or MHA file.
+    """Read a NIfTI, NRRD or MHA file; the axes of NIfTI and NRRD may be sheared (see ``Volume.upright``).
 
     Raises:
         Quarantine: ``unreadable`` or ``not_3d``.
@@ -94,6 +107,8 @@ def read_image(path: Path | str) -> Volume:
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
+        if "orthonormal" in str(error):  # ITK reads no sheared NIfTI
+            return from_nifti(nib.nifti1.load(path))
         # tables must not hold paths of one machine
         reason = str(error).strip().splitlines()[-1].replace(str(path), Path(path).name)
         raise Quarantine("unreadable", f"{Path(path).name}: {reason}") from error

@@ -118,6 +118,12 @@ def bootstrap(values: np.ndarray, groups: Groups, plan: Plan) -> dict[str, Inter
     return {name: _interval(macro_mean, means, values, c, plan) for name, c in _columns(groups)}
 
 
+def of_means(values: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], plan: Plan) -> Interval:
+    """Return a statistic of the means of columns (patients, columns) with its bootstrap interval."""
+    values = _known(_checked(values))
+    return _interval(statistic, _means(values, plan), values, np.arange(values.shape[1]), plan)
+
+
 def compare(
     values: np.ndarray, reference: np.ndarray, groups: Groups, plan: Plan, *, lower_is_better: bool = False
 ) -> dict[str, Comparison]:

@@ -27,7 +27,7 @@ WIN_RATE = "_win_rate"  # a metric's name with this behind it: share of labels w
 SHARES = 10**6  # more than any data set has cases
 LABEL = "label:"  # a group's name with this before it: one label alone
 PUBLISHED_METRICS = ("dice",)
-LOWER_IS_BETTER = ("hd95", "asd", "assd", "distance", "false_positive", "missed", "error")
+LOWER_IS_BETTER = ("hd95", "asd", "assd", "distance", "false_positive", "missed", "error", "brier")
 NO_TEST = {"reference": "", "p_value": np.nan, "p_holm": np.nan}
 NO_SEEDS: dict[str, Any] = {"seed_estimates": [], "seed_low": np.nan, "seed_high": np.nan}
 
@@ -75,8 +75,8 @@ def summarise(table: pd.DataFrame, settings: Evaluate, cases: int | None = None)
     first, cases = table.iloc[0], cases or table.case_id.nunique()
     paper = published.values(first.dataset, cases)
     parts = [part for _, part in table.groupby(["shots", "metric"], sort=True)]
-    rows = [_with_paper(row, paper) for part in parts for row in _setting(part, settings)]
-    return _adjusted(rows) + _quoted(
+    rows = [with_paper(row, paper) for part in parts for row in _setting(part, settings)]
+    return adjusted(rows) + quoted(
         first.task, first.dataset, cases, {m + end for m in set(table.metric) for end in ("", WIN_RATE)}
     )
 
@@ -98,7 +98,7 @@ def _setting(part: pd.DataFrame, settings: Evaluate) -> Iterator[dict[str, Any]]
         here = {**fixed, "encoder": encoder, "seeds": len(cube.seeds)}
         of_seeds = [intervals.label_means(values) for values in cube.values]
         for group, found in _some(intervals.bootstrap(cube.mean(), groups, plan)):
-            yield {**here, **_result(group, found), **_seeds(of_seeds, groups[group], plan)}
+            yield {**here, **result(group, found), **_seeds(of_seeds, groups[group], plan)}
         for place, name in enumerate(known):
             if encoder not in known[: place + 1]:  # a pair of references is compared once
                 yield from _against({**here, "reference": name}, cube, cubes[name], groups, plan)
@@ -127,13 +127,17 @@ def _some(found: dict[str, Interval]) -> Iterator[tuple[str, Interval]]:
     return ((group, interval) for group, interval in found.items() if interval.n)
 
 
-def _result(group: str, found: Interval, method: str = OURS, note: str = "") -> dict[str, Any]:
+def result(group: str, found: Interval, method: str = OURS, note: str = "") -> dict[str, Any]:
+    """Return the part of a row that an interval gives; no test and no seeds yet."""
     return {**NO_TEST, **NO_SEEDS, "group": group, "method": method, "note": note, **found._asdict()}
 
 
 def _seeds(of_seeds: list[np.ndarray], columns: list[int], plan: Plan) -> dict[str, Any]:
+    return spread([float(intervals.macro_mean(means[columns])) for means in of_seeds], plan)
+
+
+def spread(estimates: list[float], plan: Plan) -> dict[str, Any]:
     """Return how far the training seeds lie apart: the interval over patients does not hold it."""
-    estimates = [float(intervals.macro_mean(means[columns])) for means in of_seeds]
     found = intervals.over_seeds(estimates, plan.confidence)
     return {"seed_estimates": estimates, "seed_low": found.low, "seed_high": found.high}
 
@@ -151,11 +155,11 @@ def _against(
             continue
         columns = list(groups[group])
         note = "paired over patients and labels where both have a value; p by Wilcoxon over patients"
-        row = {**_result(group, pair.difference, note=note), **_seeds(of_seeds, columns, plan), **here}
+        row = {**result(group, pair.difference, note=note), **_seeds(of_seeds, columns, plan), **here}
         yield {**row, "p_value": pair.p_value}
         if len(columns) > 1:
             note = f"{pair.ties} ties among {pair.labels} labels; percentile interval"
-            yield {**_result(group, pair.win_rate, note=note), **here, "metric": here["metric"] + WIN_RATE}
+            yield {**result(group, pair.win_rate, note=note), **here, "metric": here["metric"] + WIN_RATE}
 
 
 def _as_published(
@@ -165,10 +169,10 @@ def _as_published(
     named = {group: columns for group, columns in groups.items() if not group.startswith(LABEL)}
     note = "labels absent from a scan dropped; normal interval over all (case, label) values"
     for group, found in _some(intervals.pooled_normal(cases, named, plan)):
-        yield {**here, **_result(group, found, PUBLISHED, note)}
+        yield {**here, **result(group, found, PUBLISHED, note)}
 
 
-def _adjusted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def adjusted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Adjust the p values of each family by Holm's method.
 
     A family is what a reader looks through at once: all tests of one metric at one level (all labels together,
@@ -179,8 +183,8 @@ def _adjusted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if np.isfinite(row["p_value"]):
             families.setdefault((row["metric"], _level(row["group"])), []).append(row)
     for family in families.values():
-        adjusted = intervals.holm([row["p_value"] for row in family])
-        for row, p in zip(family, adjusted, strict=True):
+        holm = intervals.holm([row["p_value"] for row in family])
+        for row, p in zip(family, holm, strict=True):
             row |= {"p_holm": float(p), "note": f"{row['note']}; p_holm over {len(family)} tests"}
     return rows
 
@@ -189,7 +193,7 @@ def _level(group: str) -> str:
     return group if group == "all" else LABEL if group.startswith(LABEL) else "groups"
 
 
-def _with_paper(row: dict[str, Any], paper: dict[tuple[str, ...], float]) -> dict[str, Any]:
+def with_paper(row: dict[str, Any], paper: dict[tuple[str, ...], float]) -> dict[str, Any]:
     """Add the paper's value for the same setting, or say why none may stand there."""
     if not paper:
         note = "; ".join(part for part in (row["note"], published.OTHER_DATA) if part)
@@ -198,7 +202,7 @@ def _with_paper(row: dict[str, Any], paper: dict[tuple[str, ...], float]) -> dic
     return {**row, "paper": paper.get(key, np.nan)}
 
 
-def _quoted(task: str, dataset: str, cases: int, metrics: set[str]) -> list[dict[str, Any]]:
+def quoted(task: str, dataset: str, cases: int, metrics: set[str]) -> list[dict[str, Any]]:
     """Return what was published for the same data, and the rivals, with source and caveat."""
     found = []
     for row in published.quoted(dataset, cases, metrics).itertuples():
@@ -206,5 +210,5 @@ def _quoted(task: str, dataset: str, cases: int, metrics: set[str]) -> list[dict
         here = {"task": task, "dataset": row.dataset, "encoder": row.encoder, "reference": row.reference}
         here |= {"shots": row.shots, "metric": row.metric, "seeds": None, "paper": row.value}
         note = f"{row.source}: {row.caveat}" if row.caveat else row.source
-        found.append({**_result(row.group, interval, QUOTED, note), **here})
+        found.append({**result(row.group, interval, QUOTED, note), **here})
     return found

@@ -23,6 +23,8 @@ from ctfm.tasks import CaseFile
 from ctfm.training import loop
 
 ABOUT = "model.json"
+LABEL_MAP = ".nii.gz"
+RESULTS = (LABEL_MAP, ".json")  # of a scan, as kinds of task give them
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,10 @@ def adapt(
     encoder: Annotated[Path, typer.Option(help="Folder of the encoder's weights.")],
     cases: Annotated[Path, typer.Option(help="cases.parquet of the data set.")],
     out: Annotated[Path, typer.Option(help="Folder of model/, predictions/ and run.json.")],
+    external: Annotated[
+        list[Path] | None,
+        typer.Argument(help="cases.parquet of further data sets to predict the test cases of."),
+    ] = None,
     spec: SpecOption = None,
     config: ConfigOption = None,
     task: Annotated[str | None, typer.Option(help="Entry of `tasks`, with --config.")] = None,
@@ -49,9 +55,15 @@ def adapt(
     facts = kind.fit(settings, encoder, train, val, out, seed=job["seed"])
     if loop.rank():
         return
-    _predict_cases(kind, out, test, files.digest([job, facts.get("fingerprint")]))
+    key, others = files.digest([job, facts.get("fingerprint")]), {}
+    _predict_cases(kind, out / "model", test, out / "predictions", key)
+    for path in external or []:
+        name, other = path.parent.name, case_table.usable(path)
+        unseen = case_table.of_split(other, path.parent, "test")
+        _predict_cases(kind, out / "model", unseen, out / "external" / name, key)
+        others[name] = {"split_hash": case_table.split_hash(other), "test": len(unseen)}
     modules = (f"tasks.{job['task']['kind']}", f"encoders.{_kind_of(encoder)}")
-    used = {"split_hash": case_table.split_hash(table), "test": [case.case for case in test]}
+    used = {"split_hash": case_table.split_hash(table), "test": [case.case for case in test], "external": others}
     files.write_json({**provenance.stamp(job, *modules), **facts, **used}, out / "run.json")
 
 
@@ -65,34 +77,36 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder of the label maps.")],
     as_json: Annotated[bool, typer.Option("--json", help="Tell on standard output what was done, as JSON.")] = False,
 ) -> None:
-    """Write <name>.nii.gz on each scan's own grid, labels.json, and failures.json if a scan could not be used."""
+    """Write <name>.nii.gz on each scan's own grid and labels.json, or <name>.json, as the model's task has it.
+
+    If a scan could not be used, failures.json tells which and why.
+    """
     model, about = _model_of(model)
     kind, todo = plugins.get("tasks", about["task"]), scans.named(paths, files.ensure_folder(out))
     (out / "failures.json").unlink(missing_ok=True)
-    used = {key: about[key] for key in ("spacing_mm", "patch", "overlap")} | {
+    used = {key: about[key] for key in ("spacing_mm", "patch", "overlap") if key in about} | {
         "hu_window": about["preprocess"]["hu_window"]
     }
     log.info("every scan is turned to (S, P, L) and used with %s", json.dumps(used))
     done = [_attempt(kind, model, *item, out) for item in logs.progress(todo, "scans", len(todo))]
     if as_json:
         print(json.dumps({"preprocessing": used, "scans": done}, indent=2))
-    failures = {row["name"]: {key: row[key] for key in ("reason", "detail")} for row in done if not row["label_map"]}
+    failures = {row["name"]: {key: row[key] for key in ("reason", "detail")} for row in done if not row["result"]}
     if failures:
         files.write_json(failures, out / "failures.json")
         log.error("%d of %d scans failed: see %s", len(failures), len(paths), out / "failures.json")
         raise typer.Exit(1)
 
 
-def _predict_cases(kind: ModuleType, out: Path, test: list[CaseFile], key: str) -> None:
+def _predict_cases(kind: ModuleType, model: Path, test: list[CaseFile], folder: Path, key: str) -> None:
     """Predict the cases that this very model has not predicted yet."""
-    folder = out / "predictions"
     mark = folder / "model.json"
     if not mark.is_file() or files.read_json(mark) != {"key": key}:
         shutil.rmtree(folder, ignore_errors=True)
         files.write_json({"key": key}, mark)
     todo = [case for case in test if not any(folder.glob(f"{case.case}.*"))]
     if todo:
-        kind.predict(out / "model", todo, folder)
+        kind.predict(model, todo, folder)
 
 
 def _kind_of(encoder: Path) -> str:
@@ -109,25 +123,32 @@ def _model_of(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _attempt(kind: ModuleType, model: Path, path: Path, name: str, out: Path) -> dict[str, str]:
-    """Predict a scan; return what became of it. One that can't be used leaves no label map."""
-    (out / f"{name}.nii.gz").unlink(missing_ok=True)
+    """Predict a scan; return what became of it. One that can't be used leaves nothing."""
+    told = {"scan": str(path), "name": name, "result": "", "reason": "", "detail": ""}
+    for suffix in RESULTS:
+        (out / f"{name}{suffix}").unlink(missing_ok=True)
     try:
-        _predict_scan(kind, model, path, name, out)
+        return {**told, "result": _predict_scan(kind, model, path, name, out)}
     except Quarantine as bad:
-        reason, detail = bad.code, bad.detail
+        told |= {"reason": bad.code, "detail": bad.detail}
     except (RuntimeError, ValueError, OSError, MemoryError) as error:
-        reason, detail = "error", f"{type(error).__name__}: {error}"
-    else:
-        return {"scan": str(path), "name": name, "label_map": f"{name}.nii.gz", "reason": "", "detail": ""}
-    log.warning("%s failed: %s %s", path, reason, detail)
-    return {"scan": str(path), "name": name, "label_map": "", "reason": reason, "detail": detail}
+        told |= {"reason": "error", "detail": f"{type(error).__name__}: {error}"}
+    log.warning("%s failed: %s %s", path, told["reason"], told["detail"])
+    return told
 
 
-def _predict_scan(kind: ModuleType, model: Path, path: Path, name: str, out: Path) -> None:
+def _predict_scan(kind: ModuleType, model: Path, path: Path, name: str, out: Path) -> str:
+    """Write the result of a scan; return its name."""
     with tempfile.TemporaryDirectory(dir=out, prefix=".") as folder:
-        stored = Path(folder) / f"{name}.b2nd"
+        stored, made = Path(folder) / f"{name}.b2nd", Path(folder) / "made"
         shape, affine = scans.keep(path, files.read_json(model / ABOUT)["spacing_mm"], stored)
-        kind.predict(model, [CaseFile(name, name, stored, stored)], Path(folder))
-        found = read_image(Path(folder) / f"{name}.nii.gz")
-        (Path(folder) / "labels.json").replace(out / "labels.json")
-    write_nifti(resample_to(found, shape, affine, "nearest", background=0), out / f"{name}.nii.gz")
+        kind.predict(model, [CaseFile(name, name, stored, stored)], files.ensure_folder(made))
+        if (made / "labels.json").is_file():
+            (made / "labels.json").replace(out / "labels.json")
+        suffix = next(suffix for suffix in RESULTS if (made / f"{name}{suffix}").is_file())
+        if suffix == LABEL_MAP:
+            found = read_image(made / f"{name}{suffix}")
+            write_nifti(resample_to(found, shape, affine, "nearest", background=0), out / f"{name}{suffix}")
+        else:
+            (made / f"{name}{suffix}").replace(out / f"{name}{suffix}")
+    return f"{name}{suffix}"

@@ -17,7 +17,7 @@ from ctfm.cli import ConfigOption, SpecOption, job_spec
 from ctfm.config import Dataset
 from ctfm.datasets import Case
 from ctfm.errors import Quarantine, UserError
-from ctfm.imaging import labelled
+from ctfm.imaging import classified, labelled
 from ctfm.spec import machine
 
 CASES_PER_WORKER = 4  # fewer are read faster than a process starts
@@ -39,7 +39,8 @@ def datasets(
     rows = splits.assign(list(plugin.cases(root)), settings)
     folder = files.ensure_folder(out / "volumes")
     for case, row, kept in _kept(rows, plugin, settings, folder):
-        row.update(kept, image=f"volumes/{case.case}.b2nd", label=f"volumes/{case.case}_label.b2nd")
+        row.update(image=f"volumes/{case.case}.b2nd", label=f"volumes/{case.case}_label.b2nd")
+        row.update(kept)
     _write([row for _, row in rows], job, settings, plugin, out)
 
 
@@ -63,10 +64,10 @@ def fetch_dataset(
 
 
 def annotated(cases: list[Case], ids: dict[str, int]) -> dict[str, int]:
-    """Return the structures that a data set annotates: all if a case has one map of ids, else those with a mask."""
+    """Return what a data set tells of: all if a case has one map of ids, or findings, else structures with a mask."""
     masks: set[str] = set()
     for case in cases:
-        if isinstance(case.labels, Path):
+        if not isinstance(case.labels, dict):
             return ids
         masks |= set(case.labels)
     if missing := [name for name in ids if name not in masks]:
@@ -98,8 +99,9 @@ def _kept(
 
 def _one(job: tuple[Any, ...]) -> dict[str, Any]:
     """Store one case; return its part of the row, whether it went well or not."""
+    keep = labelled.keep if isinstance(job[2], dict | Path) else classified.keep
     try:
-        return labelled.keep(*job)
+        return keep(*job)
     except Quarantine as reason:
         log.warning("%s is excluded: %s", job[0], reason)
         return splits.excluded(reason.code, reason.detail)

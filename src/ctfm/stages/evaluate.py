@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ from ctfm.cli import ConfigOption, SpecOption, job_spec
 from ctfm.config import Evaluate
 from ctfm.errors import UserError
 from ctfm.files import atomic, need_file
-from ctfm.metrics.summary import references, summarise
+from ctfm.metrics.summary import references
 from ctfm.tasks import CaseFile
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,9 @@ def evaluate(
     cases: Annotated[Path, typer.Option(help="cases.parquet of the data set.")],
     adapted: Annotated[Path, typer.Option(help="Folder that 'ctfm adapt' wrote.")],
     out: Annotated[Path, typer.Option(help="Table to write; a picture of one case goes beside it.")],
+    external: Annotated[
+        list[Path] | None, typer.Argument(help="cases.parquet of the further data sets that 'ctfm adapt' was given.")
+    ] = None,
     spec: SpecOption = None,
     config: ConfigOption = None,
     task: TaskOption = None,
@@ -38,26 +42,31 @@ def evaluate(
     job = job_spec("evaluate", spec, config, task=task, encoder=encoder, shots=shots, seed=seed)
     kind = plugins.get("tasks", job["task"]["kind"])
     settings = plugins.settings("tasks", job["task"]["kind"])(**job["task"]["options"])
-    predictions = need_file(adapted / "predictions", "run 'ctfm adapt' first")
-    listed = case_table.usable(cases)
-    test = case_table.of_split(listed, cases.parent, "test")
-    if not test:
-        raise UserError(f"{cases}: no usable test case; check the data set's split and its excluded cases")
-    rows = measured(kind.measure(settings, test, predictions), test, predictions)
-    fixed = {
-        "task": job["task"]["name"],
-        "dataset": job["task"]["dataset"],
-        "encoder": job["encoder"],
-        "shots": str(job["shots"]),
-        "seed": job["seed"],
-        "split_hash": case_table.split_hash(listed),
-    }
-    tables.write(tables.of("metrics", [{**row, **fixed} for row in rows]), "metrics", out, facts={"spec": job})
+    predictions = adapted / "predictions"
+    listed, test = _test(cases)
+    fixed = {"task": job["task"]["name"], "encoder": job["encoder"], "shots": str(job["shots"]), "seed": job["seed"]}
+    parts = [(job["task"]["dataset"], listed, test, predictions)]
+    parts += [(path.parent.name, *_test(path), adapted / "external" / path.parent.name) for path in external or []]
+    rows = []
+    for dataset, table, unseen, folder in parts:
+        found = measured(kind.measure(settings, unseen, need_file(folder, "run 'ctfm adapt' first")), unseen, folder)
+        own = {**fixed, "dataset": dataset, "split_hash": case_table.split_hash(table)}
+        rows += [{**row, **own} for row in found]
+    tables.write(tables.of("metrics", rows), "metrics", out, facts={"spec": job})
     picture = kind.picture(settings, test[0], predictions)
     if picture is not None:
         with atomic(out.with_suffix(".png")) as temporary:
             picture.savefig(temporary, format="png", metadata={"Software": None})
-    log.info("%s: %d values of %d test cases", out, len(rows), len(test))
+    log.info("%s: %d values of %d test cases", out, len(rows), sum(len(unseen) for _, _, unseen, _ in parts))
+
+
+def _test(cases: Path) -> tuple[pd.DataFrame, list[CaseFile]]:
+    """Return the usable cases of a table, and those of the test split."""
+    listed = case_table.usable(cases)
+    test = case_table.of_split(listed, cases.parent, "test")
+    if not test:
+        raise UserError(f"{cases}: no usable test case; check the data set's split and its excluded cases")
+    return listed, test
 
 
 def summary(
@@ -75,7 +84,9 @@ def summary(
     if settings.references and not references(joined, settings):
         names = ", ".join(settings.references)
         log.warning("none of evaluate.references (%s) is among the encoders: no paired differences", names)
-    rows = summarise(joined, settings)
+    module = plugins.constant("tasks", job["task"]["kind"], "SUMMARY", default="summary")
+    summarise = importlib.import_module(f"ctfm.metrics.{module}").summarise
+    rows = [row for _, part in joined.groupby("dataset", sort=False) for row in summarise(part, settings)]
     tables.write(tables.of("summary", rows), "summary", out, facts={"spec": job})
     log.info("%s: %d rows over %d encoders", out, len(rows), joined.encoder.nunique())
 
@@ -105,14 +116,15 @@ def check_one_task(joined: pd.DataFrame) -> None:
     """Refuse tables that can't be compared.
 
     Raises:
-        UserError: several tasks, data sets, splits or sets of cases, or nothing at all.
+        UserError: several tasks, splits of a data set or sets of cases, or nothing at all.
     """
     if joined.empty:
         raise UserError("the given tables have no rows; run 'ctfm evaluate' anew")
-    for column in ("task", "dataset", "split_hash"):
-        found = sorted(set(joined[column]))
-        if len(found) > 1:
+    splits = [(f"split_hash of {name}", part.split_hash) for name, part in joined.groupby("dataset")]
+    for column, values in (("task", joined.task), *splits):
+        if len(found := sorted(set(values))) > 1:
             raise UserError(f"the tables differ in {column} ({', '.join(found)}); evaluate all encoders on one split")
-    runs = joined.groupby(["encoder", "shots", "seed"])["case_id"].agg(lambda c: frozenset(c))
+    cases = joined.dataset + ": " + joined.case_id
+    runs = cases.groupby([joined[column] for column in ("encoder", "shots", "seed")]).agg(frozenset)
     if runs.nunique() > 1:
         raise UserError("the tables hold different test cases; evaluate all encoders on the same cases")

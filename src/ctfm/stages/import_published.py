@@ -21,7 +21,7 @@ STAGE = "import-published"
 def import_published(
     folder: Annotated[Path, typer.Argument(help="Folder of the tables, such as ct_fm_organ_scores.csv.")],
     out: Annotated[Path, typer.Option(help="Results folder of their own, to draw figures from.")],
-    cases: Annotated[int, typer.Option(help="Test cases behind the means, which the tables don't tell.", min=1)] = 248,
+    cases: Annotated[int, typer.Option(help="Test cases behind means that are without values per case.", min=1)] = 248,
 ) -> None:
     """Read published tables; writes ``evaluate/<task>/`` and ``published.json`` under the results folder."""
     need_file(folder, "name the folder of the published tables")
@@ -49,8 +49,8 @@ def _write(imported: Imported, folder: Path, digests: dict[str, str]) -> None:
     summary = folder / "summary.parquet"
     if summary.exists() and tables.facts(summary).get("spec", {}).get("stage") != STAGE:
         raise UserError(f"{summary}: made by a run; give --out a folder of its own, such as results/published")
-    for encoder, rows in imported.metrics.groupby("encoder"):
-        tables.write(rows, "metrics", folder / str(encoder) / "all-0.parquet", facts=facts)
+    for (encoder, shots, seed), rows in imported.metrics.groupby(["encoder", "shots", "seed"]):
+        tables.write(rows, "metrics", folder / str(encoder) / f"{shots}-{seed}.parquet", facts=facts)
     tables.write(imported.summary, "summary", summary, facts=facts)
 
 
@@ -60,9 +60,8 @@ def _compare(imported: Imported) -> None:
     rows = rows[(rows.group == "all") & (rows.method == published_tables.OURS) & (rows.paper.notna())]
     for row in rows.itertuples():
         against = f" against {row.reference}" if row.reference else ""
-        # The paper prints four digits of a mean, and one of a percentage.
-        digits = 3 if row.metric.endswith("_win_rate") else 4
+        digits = len(repr(row.paper).partition(".")[2])  # as many as the paper prints
         same = pd.Series([row.estimate, row.paper]).round(digits).nunique() == 1
-        text = "%s%s: %s %.4f, the paper prints %.4g: %s"
-        values = (row.encoder, against, row.metric.replace("_", " "), row.estimate, row.paper)
+        text = "%s, %s%s: %s %.4f, the paper prints %.4g: %s"
+        values = (row.dataset, row.encoder, against, row.metric.replace("_", " "), row.estimate, row.paper)
         log.log(logging.INFO if same else logging.WARNING, text, *values, "the same" if same else "not the same")

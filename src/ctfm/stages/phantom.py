@@ -43,8 +43,9 @@ def phantom(
         seed=seed,
     )
     for name, module in layouts.items():
-        module.write(out / name, cases(seed, settings.cases, settings.case_spacing_mm))
-        log.info("%s: %d cases", name, settings.cases)
+        own = getattr(module, "subjects", None)  # whom a layout shows that is not of the trunk
+        module.write(out / name, own(seed, settings) if own else cases(seed, settings.cases, settings.case_spacing_mm))
+        log.info("%s: written", name)
     with atomic(out / "index.parquet") as temporary:
         _index(out, collections).to_parquet(temporary, index=False)
     log.info("%d series, %d of them with a fault", settings.series + settings.broken, settings.broken)
@@ -52,6 +53,8 @@ def phantom(
 
 def layout(name: str) -> ModuleType:
     """Return the module ``ctfm.phantom.<name>`` that writes a layout: it has a function ``write(folder, cases)``.
+
+    One that does not show the labelled cases of the trunk has ``subjects(seed, settings)`` too.
 
     Raises:
         UserError: there is none of this name.

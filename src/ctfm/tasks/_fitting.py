@@ -1,4 +1,4 @@
-"""Fitting a segmentation net: from an encoder's weights and stored cases to a trained model on disk."""
+"""Fitting a net: from an encoder's weights and stored cases to a trained model on disk."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset
 
 from ctfm import files, plugins, weights
 from ctfm.config import Millimetres
@@ -21,11 +22,16 @@ from ctfm.imaging.volume import Volume
 from ctfm.spec import machine
 from ctfm.tasks import CaseFile, _model
 from ctfm.training import checkpoints, data, loop, seeds
+from ctfm.training.finetune import FineTuning, Recipe
+from ctfm.training.plan import Validate
 from ctfm.training.pool import Decoding, Pool
-from ctfm.training.segmentation import LabelledCrops, Pair, Recipe, Segmentation
+from ctfm.training.segmentation import LabelledCrops, Pair, Segmentation
 
 if TYPE_CHECKING:
-    from ctfm.tasks.segment import Settings
+    from ctfm.tasks import segment, triage
+
+Batches = Callable[[data.Share, int, int], Iterator[dict[str, Any]]]  # of (sharing, first step, number of steps)
+TAKEN = ("fingerprint", "checkpoint")  # what a model tells of the run that made it
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +50,7 @@ class Run:
         pool: then, of fixed crops: on these and not on new ones in each epoch.
     """
 
-    settings: Settings
+    settings: segment.Settings | triage.Settings
     encoder: Path
     train: tuple[CaseFile, ...]
     val: tuple[CaseFile, ...]
@@ -89,7 +95,12 @@ class Run:
 
 
 def new(
-    settings: Settings, loaded: weights.Loaded, first: CaseFile, labels: list[dict[str, Any]], seed: int, task: str
+    settings: segment.Settings,
+    loaded: weights.Loaded,
+    first: CaseFile,
+    labels: list[dict[str, Any]],
+    seed: int,
+    task: str,
 ) -> _model.Model:
     """Return a model with the encoder's weights and preprocessing, and a decoder drawn by seed.
 
@@ -113,15 +124,13 @@ def new(
     weights.load_strict(net.encoder, loaded.module.state_dict(), "encoder of the segmenter")
     about = {"kind": loaded.kind, "options": loaded.options, "facts": loaded.facts}
     spacing = Volume(np.empty((0, 0, 0)), store.open_volume(first.label).affine).spacing
-    _tell_spacing(loaded.preprocess.spacing_mm, spacing)
+    tell_spacing(loaded.preprocess.spacing_mm, spacing)
     window = settings.hu_window or loaded.preprocess.hu_window
     preprocess = Preprocess(**{**loaded.preprocess.model_dump(), "hu_window": window})
     return _model.Model(net, about, preprocess, labels, patch, settings.overlap, spacing, task)
 
 
-def train(
-    run: Run, model: _model.Model, out: Path, validate: Callable[[Any], dict[str, float]] | None, best: str
-) -> dict[str, Any]:
+def train(run: Run, model: _model.Model, out: Path, validate: Validate | None, best: str) -> dict[str, Any]:
     """Train, or go on where an earlier start stopped, and write ``out/model``; returns facts for run.json.
 
     Args:
@@ -131,14 +140,36 @@ def train(
         validate: returns scores of the model as it is; None: the last checkpoint is taken, not the best one.
         best: the score that the best checkpoint has most of.
     """
-    recipe, fingerprint = run.recipe(), run.fingerprint
-    module = (Decoding if run.pool else Segmentation)(model.net, model.preprocess, model.spacing_mm, recipe)
+    kind = Decoding if run.pool else Segmentation
+    module = kind(model.net, model.preprocess, model.spacing_mm, run.recipe())
+    crops = LabelledCrops([Pair(c.case, c.image, c.label) for c in run.train], model.outputs, model.patch, run.seed)
+    facts = fitted(run, module, _from_pool(run, module, crops) if run.pool else new_crops(crops), out, validate, best)
+    if loop.rank() == 0:
+        _model.save(model, out / "model", {key: facts[key] for key in TAKEN})
+    shape = {"patch": list(model.patch), "spacing_mm": list(model.spacing_mm)}
+    return facts | shape | {"preprocess": model.preprocess.model_dump(mode="json")}
+
+
+def fitted(
+    run: Run, module: FineTuning, batches: Batches, out: Path, validate: Validate | None, best: str
+) -> dict[str, Any]:
+    """Train a module of any kind; it ends with the weights of the best checkpoint. Returns facts for run.json.
+
+    Args:
+        run: what is trained.
+        module: the network in training.
+        batches: gives them from a step on; see ``new_crops``.
+        out: gets ``checkpoints/`` and ``metrics.csv``.
+        validate: returns scores of the module as it is; None: the last checkpoint is taken.
+        best: the score that the best checkpoint has most of.
+    """
+    steps, fingerprint = run.recipe().steps, run.fingerprint
     sharing = data.share(run.settings.batch, loop.devices(), machine().micro_batch)
     try:
         facts = loop.fit(
             module,
-            _loader(run, model, module, sharing, recipe.steps),
-            steps=recipe.steps,
+            lambda first: batches(sharing, first, steps),
+            steps=steps,
             steps_per_epoch=run.per_epoch,
             folder=out,
             fingerprint=fingerprint,
@@ -150,36 +181,35 @@ def train(
         )
     except torch.OutOfMemoryError as error:
         raise UserError("the device's memory is too small for this batch: lower machine.micro_batch") from error
-    taken = {"fingerprint": fingerprint, "checkpoint": _keep(module, out, checkpoints.BEST)}
-    if loop.rank() == 0:
-        _model.save(model, out / "model", taken)
-    shape = {"patch": list(model.patch), "spacing_mm": list(model.spacing_mm)}
-    return facts | taken | shape | {"frozen": run.frozen, "preprocess": model.preprocess.model_dump(mode="json")}
+    taken = _keep(module, out, checkpoints.BEST)
+    return facts | {"fingerprint": fingerprint, "checkpoint": taken, "frozen": run.frozen}
 
 
-def _loader(
-    run: Run, model: _model.Model, module: Segmentation, sharing: data.Share, steps: int
-) -> Callable[[int], Iterator[dict[str, Any]]]:
-    """Return what gives the batches from a step on."""
-    crops = LabelledCrops([Pair(c.case, c.image, c.label) for c in run.train], model.outputs, model.patch, run.seed)
+def new_crops(dataset: Dataset) -> Batches:
+    """Return what reads the batches from a data set of crops."""
 
-    def loader(first: int) -> Iterator[dict[str, Any]]:
-        if run.pool:
-            return run.pool.batches(module, crops, sharing, first, steps, run.shown)
+    def batches(sharing: data.Share, first: int, steps: int) -> Iterator[dict[str, Any]]:
         workers, pin = machine().loader_workers, torch.cuda.is_available()
-        return data.batches(crops, sharing, first, steps, rank=loop.rank(), workers=workers, pin=pin)
+        return data.batches(dataset, sharing, first, steps, rank=loop.rank(), workers=workers, pin=pin)
 
-    return loader
+    return batches
 
 
-def _tell_spacing(seen: Millimetres, cases: Millimetres) -> None:
+def _from_pool(run: Run, module: Segmentation, crops: LabelledCrops) -> Batches:
+    """Return what takes the batches from the fixed crops of the run's pool."""
+    pool = run.pool
+    assert pool
+    return lambda sharing, first, steps: pool.batches(module, crops, sharing, first, steps, run.shown)
+
+
+def tell_spacing(seen: Millimetres, cases: Millimetres) -> None:
     """Say so when an encoder is adapted at another spacing than it saw: the paper does that, from 3x1x1 to 1.5 mm."""
     if not np.allclose(seen, cases, rtol=_model.SPACING_TOLERANCE):
         before, now = ("x".join(f"{mm:g}" for mm in spacing) for spacing in (seen, cases))
         log.info("the encoder was trained at %s mm and is adapted at %s mm, that of the stored cases", before, now)
 
 
-def _keep(module: Segmentation, out: Path, name: str) -> str:
+def _keep(module: FineTuning, out: Path, name: str) -> str:
     """Take the best checkpoint's weights if validation gave one; return the name of the checkpoint taken."""
     path = out / "checkpoints" / name
     if not path.exists():

@@ -75,10 +75,10 @@ class Model:
             UserError: its spacing is not the model's.
         """
         scan = store.open_volume(path)
-        self._check_spacing(scan, path)
+        check_spacing(scan, self.spacing_mm, path)
         device = next(self.net.parameters()).device
         read = lambda start, size: self.preprocess.scale(scan.crop(start, size))  # noqa: E731
-        with _evaluating(self.net), torch.inference_mode(), loop.autocast(device):
+        with evaluating(self.net), torch.inference_mode(), loop.autocast(device):
             outputs = tiles.segment(read, scan.shape, self.net, self.tiling(device), watch)
         ids = np.array([0, *(label["id"] for label in self.labels)], np.uint8)
         return Volume(ids[outputs], scan.affine)
@@ -101,12 +101,23 @@ class Model:
 
     def fits(self, scan: store.Stored) -> bool:
         """Return whether a scan has the spacing that this model works at."""
-        return bool(np.allclose(_spacing(scan), self.spacing_mm, rtol=SPACING_TOLERANCE))
+        return fits(scan, self.spacing_mm)
 
-    def _check_spacing(self, scan: store.Stored, path: Path) -> None:
-        if not self.fits(scan):
-            found, wanted = (" x ".join(f"{mm:.3g}" for mm in v) for v in (_spacing(scan), self.spacing_mm))
-            raise UserError(f"{path.name}: spacing {found} mm; the model works at {wanted} mm: resample the scan")
+
+def fits(scan: store.Stored, wanted_mm: Millimetres) -> bool:
+    """Return whether a stored scan has the spacing that a model works at."""
+    return bool(np.allclose(_spacing(scan), wanted_mm, rtol=SPACING_TOLERANCE))
+
+
+def check_spacing(scan: store.Stored, wanted_mm: Millimetres, path: Path) -> None:
+    """Check that a stored scan has the spacing that a model works at.
+
+    Raises:
+        UserError: it hasn't.
+    """
+    if not fits(scan, wanted_mm):
+        found, wanted = (" x ".join(f"{mm:.3g}" for mm in values) for values in (_spacing(scan), wanted_mm))
+        raise UserError(f"{path.name}: spacing {found} mm; the model works at {wanted} mm: resample the scan")
 
 
 def _spacing(scan: store.Stored) -> Millimetres:
@@ -115,15 +126,16 @@ def _spacing(scan: store.Stored) -> Millimetres:
 
 def save(model: Model, folder: Path, facts: Mapping[str, Any]) -> None:
     """Write model.json and model.safetensors, each atomically, weights last."""
-    describe(model, folder, facts)
-    state = {key: value.detach().cpu().contiguous() for key, value in model.net.state_dict().items()}
-    with atomic(folder / WEIGHTS) as temporary:
-        save_file(state, temporary, metadata={"format": "pt"})
+    write(_about(model, facts), model.net, folder)
 
 
 def describe(model: Model, folder: Path, facts: Mapping[str, Any], **more: Any) -> None:
     """Write model.json: all that is known of a model but its weights."""
-    about = {
+    write_json({**_about(model, facts), **more}, folder / ABOUT)
+
+
+def _about(model: Model, facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {
         "task": model.task,
         "encoder": dict(model.encoder),
         "preprocess": model.preprocess.model_dump(mode="json"),
@@ -132,9 +144,15 @@ def describe(model: Model, folder: Path, facts: Mapping[str, Any], **more: Any) 
         "overlap": model.overlap,
         "spacing_mm": list(model.spacing_mm),
         "facts": dict(facts),
-        **more,
     }
+
+
+def write(about: Mapping[str, Any], net: nn.Module, folder: Path) -> None:
+    """Write model.json and model.safetensors of a net of any task, each atomically, weights last."""
     write_json(about, folder / ABOUT)
+    state = {key: value.detach().cpu().contiguous() for key, value in net.state_dict().items()}
+    with atomic(folder / WEIGHTS) as temporary:
+        save_file(state, temporary, metadata={"format": "pt"})
 
 
 def load(folder: Path) -> Model:
@@ -143,8 +161,29 @@ def load(folder: Path) -> Model:
     Raises:
         UserError: a file is missing, malformed or does not fit.
     """
+    return _load(folder, changed(folder))
+
+
+def changed(folder: Path) -> tuple[int, ...]:
+    """Return when the files of a model were written.
+
+    Raises:
+        UserError: one is missing.
+    """
     made = [need_file(folder / name, "name the folder 'model' that 'ctfm adapt' made") for name in (ABOUT, WEIGHTS)]
-    return _load(folder, tuple(path.stat().st_mtime_ns for path in made))
+    return tuple(path.stat().st_mtime_ns for path in made)
+
+
+def read_about(folder: Path, task: str) -> dict[str, Any]:
+    """Return what model.json tells.
+
+    Raises:
+        UserError: it is malformed, or the model is of another kind of task.
+    """
+    about = read_json(folder / ABOUT)
+    if about.get("task") != task:
+        raise UserError(f"{folder / ABOUT}: a model of task '{about.get('task')}', not '{task}'")
+    return about
 
 
 @lru_cache(maxsize=1)
@@ -163,7 +202,7 @@ def _load(folder: Path, _changed: tuple[int, ...]) -> Model:
 
 
 @contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
+def evaluating(net: nn.Module) -> Iterator[None]:
     """Put a net into evaluation mode, and each of its layers back after."""
     modes = {layer: layer.training for layer in net.modules()}
     net.eval()

@@ -138,8 +138,10 @@ def labels_of(names: tuple[str, ...], meta: dict[str, Any]) -> list[dict[str, An
         meta: of a stored label map.
 
     Raises:
-        UserError: a name is neither a label nor a group of the data set.
+        UserError: a name is neither a label nor a group of the data set, or that has no label maps.
     """
+    if "findings" in meta:
+        raise UserError("the data set has findings of whole scans, not label maps; name another, or the kind 'triage'")
     ids, groups = meta["ids"], meta["groups"]
     known = {**{group: [] for group in groups.values()}, **{name: [name] for name in ids}}
     for name, group in groups.items():

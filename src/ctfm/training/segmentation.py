@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from ctfm.config import Augment, Millimetres, Voxels
+from ctfm.config import Millimetres, Voxels
 from ctfm.errors import Quarantine
 from ctfm.imaging import store
 from ctfm.imaging.preprocess import Preprocess
-from ctfm.training import augment, optim, sampling, seeds
+from ctfm.training import augment, sampling, seeds
+from ctfm.training.finetune import FineTuning, Recipe
 
 DICE_EPSILON = 1e-5
 
@@ -104,49 +104,19 @@ class LabelledCrops(Dataset):
         return np.stack([image, classes.astype(np.int16)])
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a net is trained.
+class Segmentation(FineTuning):
+    """A segmentation net in training.
 
-    Attributes:
-        learning_rate: at the peak.
-        weight_decay: of AdamW.
-        warmup: steps of linear warm-up.
-        steps: in all.
-        start: learning rate before the warm-up over the peak.
-        end: last learning rate over the peak.
-        augment: random views of the crops.
-        seed: of the views.
-        frozen: keep the encoder as it is, its BatchNorm statistics too.
+    Args:
+        net: the network.
+        scaling: how HU become its input.
+        spacing_mm: (z, y, x) of the crops.
+        recipe: how it is trained.
     """
 
-    learning_rate: float
-    weight_decay: float
-    warmup: float
-    steps: int
-    start: float
-    end: float
-    augment: Augment
-    seed: int
-    frozen: bool
-
-
-class Segmentation(lightning.LightningModule):
-    """A segmentation net in training."""
-
     def __init__(self, net: nn.Module, scaling: Preprocess, spacing_mm: Millimetres, recipe: Recipe) -> None:
-        super().__init__()
-        self.net, self.scaling, self.spacing_mm, self.recipe = net, scaling, spacing_mm, recipe
-        if recipe.frozen:
-            net.get_submodule("encoder").requires_grad_(False)
-        self.train()  # Lightning keeps the modes that it finds
-
-    def train(self, mode: bool = True) -> Segmentation:
-        """Set the mode; a frozen encoder stays in evaluation, or its BatchNorm statistics would drift."""
-        super().train(mode)
-        if self.recipe.frozen:
-            self.net.get_submodule("encoder").eval()
-        return self
+        super().__init__(net, spacing_mm, recipe)
+        self.scaling = scaling
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Return the loss of a batch of crops."""
@@ -164,9 +134,3 @@ class Segmentation(lightning.LightningModule):
                 part = slice(i, i + 1)
                 made.append(augment.paired(images[part], classes[part], self.recipe.augment, random, self.spacing_mm))
         return torch.cat([image for image, _ in made]), torch.cat([label for _, label in made])
-
-    def configure_optimizers(self) -> Any:
-        """AdamW; the learning rate warms up and decays by the step."""
-        r = self.recipe
-        optimizer = optim.optimizer(self, "adamw", r.learning_rate, r.weight_decay)
-        return optim.with_schedule(optimizer, r.warmup, r.steps, r.start, r.end)
