@@ -14,7 +14,7 @@ import torch
 
 import ctfm
 from ctfm.config import Embed
-from ctfm.embedding import encode, patches, read
+from ctfm.embedding import encode, read
 from ctfm.errors import Quarantine, UserError
 from ctfm.imaging import store
 from ctfm.imaging.volume import Volume, from_sitk

@@ -108,7 +108,7 @@ def test_the_configuration_names_data_sets_and_encoders(root):
     cfg["embed"] = {name: {"encoders": ["ctfm"], "overlap": 0.5}}
     job = spec.spec(spec.check(cfg), "embed", dataset=name, encoder="ctfm")
     assert job["embed"]["overlap"] == 0.5 and job["dataset"] == name and "encoders" not in job["embed"]
-    with pytest.raises(UserError, match="embed.nothing: 'nothing' is not an entry of datasets"):
+    with pytest.raises(UserError, match=r"embed\.nothing: 'nothing' is not an entry of datasets"):
         spec.check({**cfg, "embed": {"nothing": {}}})
     with pytest.raises(UserError, match=r"embed.*encoders: 'ctfn' is not an entry.*'ctfm'"):
         spec.check({**cfg, "embed": {name: {"encoders": ["ctfn"]}}})

@@ -124,7 +124,7 @@ def checksum(image: Image) -> str:
 
 
 def _stored(image: Image, spacing_mm: Millimetres, folder: Path) -> store.Stored:
-    if isinstance(image, str | Path) and Path(image).suffix == ".b2nd":
+    if isinstance(image, str | Path) and Path(image).suffix == scans.PREPARED:
         found = store.open_volume(image)
         if _is_unit(found) or np.allclose(_spacing(found), spacing_mm, rtol=SPACING_TOLERANCE):
             return found
@@ -154,7 +154,7 @@ def _volume(image: Image) -> Volume:
 
 def _labels(labels: Image, volume: store.Stored, folder: Path) -> store.Stored:
     """Store a label map on the grid of a volume."""
-    if isinstance(labels, str | Path) and Path(labels).suffix == ".b2nd":
+    if isinstance(labels, str | Path) and Path(labels).suffix == scans.PREPARED:
         given = store.open_volume(labels)
         if given.shape == volume.shape and np.allclose(given.affine, volume.affine, atol=1e-3):
             return given
