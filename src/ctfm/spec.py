@@ -25,7 +25,7 @@ from ctfm.validation import validated
 MACHINE_VARIABLE = "CTFM_MACHINE"
 MEASURES = {"of": "evaluate"}  # the mark of a task's option that only says what is measured
 TASK_KEYS = {"kind", "dataset", "few_shot", "external"}  # of a task's entry, what every one of its jobs is told
-ENTRIES = ("corpora", "datasets", "pretrain", "encoders", "tasks")  # sections of entries that the user names
+ENTRIES = ("corpora", "datasets", "pretrain", "encoders", "tasks", "embed")  # sections of entries that the user names
 
 
 def load(*files: Path | str) -> Config:
@@ -81,6 +81,10 @@ def check(settings: Mapping[str, Any]) -> Config:
         for encoder_name, changes in task.per_encoder.items():
             _reference(f"tasks.{name}.per_encoder", encoder_name, known, "pretrain and encoders")
             _options("tasks", task.kind, {**task.options, **changes}, f"tasks.{name}.per_encoder.{encoder_name}")
+    for name, embed in cfg.embed.items():
+        _reference(f"embed.{name}", name, cfg.datasets, "datasets")
+        for encoder_name in embed.encoders:
+            _reference(f"embed.{name}.encoders", encoder_name, known, "pretrain and encoders")
     if cfg.probe:
         _reference("probe.task", cfg.probe.task, cfg.tasks, "tasks")
         task = cfg.tasks[cfg.probe.task]
@@ -122,6 +126,7 @@ def spec(cfg: Config, stage: str, **names: Any) -> dict[str, Any]:
         "probe-check": lambda: {"probe": _section(cfg.probe, "probe"), "datasets": cfg.datasets},
         "export": lambda: _export(cfg, names["encoder"]),
         "adapt": lambda: _adapt(_training(cfg, names["task"], _own(cfg, names)), names),
+        "embed": lambda: _embed(cfg, names["dataset"], names["encoder"]),
         "evaluate": lambda: _adapt(_task(cfg, names["task"], _own(cfg, names)), names),
         "summary": lambda: {"evaluate": cfg.evaluate, "task": _task(cfg, names["task"])},
         "figures": lambda: {"figures": cfg.report.figures},
@@ -228,6 +233,11 @@ def _probe(cfg: Config, encoder: str) -> dict[str, Any]:
 def _own(cfg: Config, names: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that a task has for one encoder alone."""
     return _entry(cfg.tasks, "tasks", names["task"]).per_encoder.get(names["encoder"], {})
+
+
+def _embed(cfg: Config, dataset: str, encoder: str) -> dict[str, Any]:
+    entry = _entry(cfg.embed, "embed", dataset)
+    return {"embed": entry.model_dump(exclude={"encoders"}), "dataset": dataset, "encoder": encoder}
 
 
 def _adapt(task: dict[str, Any], names: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ctfm.imaging.volume import Volume, orient
 from ctfm.options import Millimetres, Voxels
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+PREPARED = ".b2nd"  # a volume of the store
 # What was scanned is the user's affair; whether it is CT, whole and in HU is checked as for pre-training.
 ANY_LENGTH = Prepare(min_slices=2)
 ANY_KIND = Criteria(min_instances=1, thickness_mm=None, unique_positions=False)
@@ -26,20 +28,25 @@ def named(paths: list[Path], out: Path) -> list[tuple[Path, str]]:
     Raises:
         UserError: the result, ``<name>.nii.gz`` in ``out``, would replace a scan.
     """
-    made: dict[str, Path] = {}
+    pairs, given = list(zip(paths, names(paths), strict=True)), {path.resolve() for path in paths}
+    for _, name in pairs:
+        if (target := out / f"{name}.nii.gz").resolve() in given:
+            raise UserError(f"--out: {target} is one of the scans and would be replaced; name another folder")
+    return pairs
+
+
+def names(paths: Sequence[Path]) -> list[str]:
+    """Return the name of each scan: its own without suffix; numbered if it came before."""
+    made: dict[str, None] = {}
     for path in paths:
         stem = path.resolve().name
-        stem = next((stem[: -len(s)] for s in SUFFIXES if stem.lower().endswith(s)), stem)
+        stem = next((stem[: -len(s)] for s in (*SUFFIXES, PREPARED) if stem.lower().endswith(s)), stem)
         name, count = stem, 1
         while name in made:
             count += 1
             name = f"{stem}-{count}"
-        made[name] = path
-    given = {path.resolve() for path in paths}
-    for name in made:
-        if (target := out / f"{name}.nii.gz").resolve() in given:
-            raise UserError(f"--out: {target} is one of the scans and would be replaced; name another folder")
-    return [(path, name) for name, path in made.items()]
+        made[name] = None
+    return list(made)
 
 
 def keep(path: Path, spacing_mm: Millimetres, stored: Path) -> tuple[Voxels, np.ndarray]:
@@ -62,7 +69,7 @@ def keep(path: Path, spacing_mm: Millimetres, stored: Path) -> tuple[Voxels, np.
 
 
 def read(path: Path) -> tuple[Volume, dict[str, Any]]:
-    """Read a scan: int16 HU with axes at right angles; and ``tilt_degrees`` and ``even``: what had to be undone.
+    """Read a scan: int16 HU with axes at right angles; and facts about its source, with the ``tilt_degrees`` undone.
 
     Args:
         path: NIfTI, NRRD or MHA file, or folder of one DICOM series.

@@ -249,7 +249,20 @@ def _interval(
 ) -> Interval:
     """Return a statistic of some labels with its interval: means of labels in, one number out."""
     estimate, drawn, without = (statistic(part[..., columns]) for part in means)
-    n, drawn = _patients(values[:, columns]), drawn[np.isfinite(drawn)]
+    return from_resamples(estimate, drawn, without, _patients(values[:, columns]), plan)
+
+
+def from_resamples(estimate: np.ndarray, drawn: np.ndarray, without: np.ndarray, n: int, plan: Plan) -> Interval:
+    """Return an estimate with its bootstrap interval.
+
+    Args:
+        estimate: the statistic of all patients.
+        drawn: (resamples,) of each resample; NaN where it is not defined.
+        without: (patients,) with each patient left out; BCa needs it.
+        n: patients.
+        plan: coverage and method count.
+    """
+    drawn = drawn[np.isfinite(drawn)]
     if n < 2 or drawn.size == 0:
         return Interval(float(estimate), np.nan, np.nan, n)
     tails = np.array([(1 - plan.confidence) / 2, (1 + plan.confidence) / 2])
