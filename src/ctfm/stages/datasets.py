@@ -39,7 +39,8 @@ def datasets(
     rows = splits.assign(list(plugin.cases(root)), settings)
     folder = files.ensure_folder(out / "volumes")
     for case, row, kept in _kept(rows, plugin, settings, folder):
-        row.update(kept, image=f"volumes/{case.case}.b2nd", label=f"volumes/{case.case}_label.b2nd")
+        row.update(image=f"volumes/{case.case}.b2nd", label=f"volumes/{case.case}_label.b2nd")
+        row.update(kept)
     _write([row for _, row in rows], job, settings, plugin, out)
 
 
@@ -79,9 +80,7 @@ def _kept(
 ) -> Iterator[tuple[Case, dict[str, Any], dict[str, Any]]]:
     """Yield (case, its row, what its files tell) of the cases in the split, read by several processes."""
     chosen = [(case, row) for case, row in rows if row["status"] == "ok"]
-    ids = annotated([case for case, _ in chosen], plugin.LABELS)
-    table = {"ids": ids, "groups": {name: plugin.GROUPS[name] for name in ids}}
-    jobs = [(case.case, case.image, case.labels, table, settings.spacing_mm, folder) for case, _ in chosen]
+    jobs = _jobs([case for case, _ in chosen], plugin, settings, folder)
     workers = min(machine().loader_workers, len(jobs) // CASES_PER_WORKER)
 
     def told(found: Iterable[dict[str, Any]]) -> Iterator[tuple[Case, dict[str, Any], dict[str, Any]]]:
@@ -96,12 +95,23 @@ def _kept(
         yield from told(pool.map(_one, jobs))
 
 
+def _jobs(cases: list[Case], plugin: ModuleType, settings: Dataset, folder: Path) -> list[tuple[Any, ...]]:
+    """Return name, function and arguments for each case: its data set's own ``keep``, or that of scans with labels."""
+    if hasattr(plugin, "keep"):
+        return [(case.case, plugin.keep, case, settings.spacing_mm, folder) for case in cases]
+    ids = annotated(cases, plugin.LABELS)
+    table = {"ids": ids, "groups": {name: plugin.GROUPS[name] for name in ids}}
+    given = [(case.case, case.image, case.labels, table, settings.spacing_mm, folder) for case in cases]
+    return [(arguments[0], labelled.keep, *arguments) for arguments in given]
+
+
 def _one(job: tuple[Any, ...]) -> dict[str, Any]:
     """Store one case; return its part of the row, whether it went well or not."""
+    name, keep, *arguments = job
     try:
-        return labelled.keep(*job)
+        return keep(*arguments)
     except Quarantine as reason:
-        log.warning("%s is excluded: %s", job[0], reason)
+        log.warning("%s is excluded: %s", name, reason)
         return splits.excluded(reason.code, reason.detail)
 
 
