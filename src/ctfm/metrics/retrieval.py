@@ -21,7 +21,8 @@ The paper's definitions (``PUBLISHED``; their names end in ``_published``) diffe
 - ``hit_rate_at_k``, ``precision_at_k``: as above.
 - A query that lacks the attribute, or that nothing is alike, counts as 0.
 
-Published values of OrganMNIST3D used the Euclidean distance, although the text says cosine; those of 3D-MIR used cosine.
+Published values of OrganMNIST3D used the Euclidean distance, although the text says cosine; those of 3D-MIR used
+cosine.
 """
 
 from __future__ import annotations
