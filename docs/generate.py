@@ -139,7 +139,14 @@ def kind(arrow: pa.DataType) -> str:
     """Return an Arrow type in words."""
     if pa.types.is_list(arrow):
         return f"list of {kind(arrow.value_type)}"
-    return {"string": "text", "int64": "integer", "double": "number", "bool": "yes or no"}[str(arrow)]
+    return {
+        "string": "text",
+        "int64": "integer",
+        "double": "number",
+        "bool": "yes or no",
+        "int32": "integer",
+        "float": "number",
+    }[str(arrow)]
 
 
 def pages() -> dict[str, str]:

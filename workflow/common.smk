@@ -9,7 +9,7 @@ from ctfm.errors import UserError
 from ctfm.files import check_writable
 from ctfm.spec import check, encoder_names, give_environment, spec
 
-STAGES = "phantom select prepare datasets pretrain probe export adapt evaluate import_published report".split()
+STAGES = "phantom select prepare datasets pretrain probe export embed adapt evaluate import_published report".split()
 
 try:
     cfg = check(config)
@@ -164,6 +164,11 @@ TEST_SETS = sorted(
 CHECKED = [f"{O}/probe/cases.json"] if cfg.probe else []
 SCORES = [
     f"{O}/probe/{encoder}/scores.parquet" for encoder in cfg.pretrain if cfg.probe
+]
+EMBEDDED = [
+    f"{O}/embed/{dataset}/{encoder}.parquet"
+    for dataset, entry in cfg.embed.items()
+    for encoder in entry.encoders or [*cfg.pretrain, *cfg.encoders]
 ]
 METRICS = [
     f"{O}/evaluate/{task}/{run}.parquet"

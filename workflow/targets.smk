@@ -12,6 +12,7 @@ GOALS = {
     "pretrain": [f"{O}/encoders/{encoder}/run.json" for encoder in cfg.pretrain],
     "probe": SCORES,
     "export": EXPORTED,
+    "embed": EMBEDDED,
     "ablations": SCORES + [file for file in FIGURES if "ed6" in file],
     "adapt": [
         f"{O}/adapt/{task}/{run}/run.json"

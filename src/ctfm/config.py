@@ -27,6 +27,7 @@ VERSIONS = {
     "probe-check": 1,
     "export": 1,
     "adapt": 2,
+    "embed": 1,
     "evaluate": 1,
     "summary": 1,
     "figures": 1,
@@ -215,6 +216,24 @@ class Probe(Strict):
     options: dict[str, Any] = Field({}, description="replaces options of the task, such as fewer steps")
 
 
+Crop = Literal["body", "published", "volume"]
+
+
+class Embed(Strict):
+    """Frozen features of the scans of one data set, whose entry has the same name. Defaults: the paper's patches."""
+
+    encoders: tuple[str, ...] = Field((), description="entries of `pretrain` and `encoders`; empty: all")
+    patches: bool = Field(False, description="write a row for each patch too, not only one for each scan")
+    patch: Voxels | None = Field(None, description="patch (z, y, x), voxels; null: the encoder's own")
+    overlap: float = Field(0.625, ge=0, lt=1, description="overlap of the patches; 0 is many times as fast")
+    crop: Crop = Field(
+        "body", description="body: the box of what is above -500 HU; published: above 0 HU; volume: all of the scan"
+    )
+    pool: Literal["avg", "max", "min"] = Field("avg", description="how the feature map of a patch becomes a vector")
+    over_patches: Literal["mean", "max", "min"] = Field("mean", description="how the patches of a scan become one")
+    organs: bool = Field(False, description="write the mean over each organ's voxels too, from the label maps")
+
+
 class Evaluate(Strict):
     """Metrics per case, and intervals over patients."""
 
@@ -270,6 +289,7 @@ class Machine(Strict):
     predict_gigabytes: float = Field(
         4.0, gt=0, description="main memory of a prediction, GB; with less, more windows are computed more than once"
     )
+    embed_batch: int | None = Field(None, ge=1, description="patches embedded at once; null: 32 on a GPU, 4 on a CPU")
     channels_last: bool = Field(True, description="memory order of the networks: a third faster or more")
     compile: bool = Field(False, description="torch.compile: faster steps after minutes of compiling")
     tensorboard: bool = Field(True, description="write TensorBoard's event files beside metrics.csv")
@@ -289,6 +309,7 @@ class Config(Strict):
     pretrain: dict[str, Pretrain] = Field({}, description="pre-training runs, by the encoder's name")
     encoders: dict[str, Encoder] = Field({}, description="other encoders, by name")
     tasks: dict[str, Task] = Field({}, description="downstream tasks, by name")
+    embed: dict[str, Embed] = Field({}, description="frozen features, by the name of the data set")
     probe: Probe | None = Field(None, description="choice of the checkpoint; absent: the last one")
     evaluate: Evaluate = Field(Evaluate(), description="metrics and statistics")
     report: Report = Field(Report(), description="figures and the report")

@@ -36,7 +36,11 @@ NOT_SCIENCE = {
 # A kind of task imports these for its training; measuring never runs them.
 ONLY_TRAINS = ("ctfm.training", "ctfm.encoders", "ctfm.ssl", "ctfm.weights", "ctfm.imaging.tiles")
 # Where dear stages leave their records. Fixed depths: a search of everything would visit every volume.
-RECORDS = [f"{stage}/*/run.json" for stage in ("volumes", "datasets", "encoders", "probe")] + ["adapt/*/*/*/run.json"]
+RECORDS = [
+    *(f"{stage}/*/run.json" for stage in ("volumes", "datasets", "encoders", "probe")),
+    "adapt/*/*/*/run.json",
+    "embed/*/*.run.json",
+]
 PACKAGES = (
     "torch",
     "monai",
@@ -119,8 +123,9 @@ def stale(outdir: Path | str) -> Iterator[str]:
         changed = changes(content.get("code", {}))
         if changed:
             stage = content["spec"]["stage"]
+            made = record.with_suffix("").with_suffix("") if record.name != "run.json" else record.parent
             yield (
-                f"{record.parent}: {', '.join(changed)} changed since '{stage}' made it; it is kept. "
+                f"{made}: {', '.join(changed)} changed since '{stage}' made it; it is kept. "
                 f"If the change alters what '{stage}' makes, raise VERSIONS['{stage}'] in ctfm/config.py"
             )
 

@@ -23,7 +23,7 @@ from ctfm.files import need_file
 
 MACHINE_VARIABLE = "CTFM_MACHINE"
 MEASURES = {"of": "evaluate"}  # the mark of a task's option that only says what is measured
-ENTRIES = ("corpora", "datasets", "pretrain", "encoders", "tasks")  # sections of entries that the user names
+ENTRIES = ("corpora", "datasets", "pretrain", "encoders", "tasks", "embed")  # sections of entries that the user names
 
 
 def load(*files: Path | str) -> Config:
@@ -74,6 +74,10 @@ def check(settings: Mapping[str, Any]) -> Config:
         for encoder_name in task.encoders:
             _reference(f"tasks.{name}.encoders", encoder_name, known, "pretrain and encoders")
         _options("tasks", task.kind, task.options, f"tasks.{name}.kind")
+    for name, embed in cfg.embed.items():
+        _reference(f"embed.{name}", name, cfg.datasets, "datasets")
+        for encoder_name in embed.encoders:
+            _reference(f"embed.{name}.encoders", encoder_name, known, "pretrain and encoders")
     if cfg.probe:
         _reference("probe.task", cfg.probe.task, cfg.tasks, "tasks")
         task = cfg.tasks[cfg.probe.task]
@@ -115,6 +119,7 @@ def spec(cfg: Config, stage: str, **names: Any) -> dict[str, Any]:
         "probe-check": lambda: {"probe": _section(cfg.probe, "probe"), "datasets": cfg.datasets},
         "export": lambda: _export(cfg, names["encoder"]),
         "adapt": lambda: _adapt(_training(cfg, names["task"]), names["encoder"], names["shots"], names["seed"]),
+        "embed": lambda: _embed(cfg, names["dataset"], names["encoder"]),
         "evaluate": lambda: _adapt(_task(cfg, names["task"]), names["encoder"], names["shots"], names["seed"]),
         "summary": lambda: {"evaluate": cfg.evaluate, "task": _task(cfg, names["task"])},
         "figures": lambda: {"figures": cfg.report.figures},
@@ -216,6 +221,11 @@ def _probe(cfg: Config, encoder: str) -> dict[str, Any]:
         "name": encoder,
         "encoder": export["encoder"],
     }
+
+
+def _embed(cfg: Config, dataset: str, encoder: str) -> dict[str, Any]:
+    entry = _entry(cfg.embed, "embed", dataset)
+    return {"embed": entry.model_dump(exclude={"encoders"}), "dataset": dataset, "encoder": encoder}
 
 
 def _adapt(task: dict[str, Any], encoder: str, shots: float | str, seed: int | str) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pyarrow.parquet as pq
 from ctfm.errors import UserError
 from ctfm.files import atomic, need_file
 
-TEXT, INT, REAL, FLOAT = pa.string(), pa.int64(), pa.float64(), pa.float32()
+TEXT, INT, REAL = pa.string(), pa.int64(), pa.float64()
 REALS, INTS = pa.list_(REAL), pa.list_(INT)
 
 SCHEMAS = {
@@ -94,21 +96,6 @@ SCHEMAS = {
             "overlap_voxels": INT,  # claimed by more than one mask, before resampling
         }
     ),
-    # embed/<dataset>/<encoder>.parquet; adapt/<task>/<encoder>/<shots>-<seed>/predictions/<pooling>.parquet
-    "embeddings": pa.schema(
-        {
-            "case": TEXT,
-            "patch": pa.int32(),  # from 0; -1: the whole scan, pooled
-            # box in the preprocessed volume's own frame: mm from the outer corner of its first voxel
-            **dict.fromkeys(("z0_mm", "y0_mm", "x0_mm", "z1_mm", "y1_mm", "x1_mm"), FLOAT),
-            "label": TEXT,  # of a mean within a structure; else empty
-            "encoder": TEXT,
-            "model": TEXT,  # SHA-256 of model.safetensors, its beginning
-            "code": TEXT,
-            "sha256": TEXT,  # of the input
-            "embedding": pa.list_(FLOAT),  # as many as the encoder has channels
-        }
-    ),
     # adapt/<task>/<encoder>/<shots>-<seed>/predictions/points.parquet: scans placed on a plane
     "points": pa.schema({"case": TEXT, "label": TEXT, "perplexity": REAL, "x": REAL, "y": REAL}),
     # probe/<encoder>/
@@ -138,6 +125,29 @@ SCHEMAS = {
             "note": TEXT,
         }
     ),
+    # embed/<dataset>/<encoder>.parquet
+    "embeddings": pa.schema(
+        {
+            "case": TEXT,
+            "patch": pa.int32(),  # from 0 on; -1: the whole scan, or an organ of it
+            # of the patch, mm from the outer corner of the first voxel of the scan at the encoder's spacing, turned
+            # to (S, P, L); of all that was embedded, in the rows of scans and organs
+            "z0_mm": REAL,
+            "y0_mm": REAL,
+            "x0_mm": REAL,
+            "z1_mm": REAL,
+            "y1_mm": REAL,
+            "x1_mm": REAL,
+            "label": TEXT,  # name of the organ, else empty
+            "encoder": TEXT,
+            "model": TEXT,  # of the weights: the first digits of the SHA-256 of model.safetensors
+            "code": TEXT,
+            "sha256": TEXT,  # of the input
+            "embedding": pa.list_(pa.float32()),  # as many in each row
+        }
+    ),
+    # embed/<dataset>/<encoder>.failures.parquet
+    "embedding_failures": pa.schema({"case": TEXT, "reason": TEXT, "detail": TEXT}),
     # evaluate/<task>/<encoder>/<shots>-<seed>.parquet
     "metrics": pa.schema(
         {
@@ -196,15 +206,27 @@ def write(table: pd.DataFrame, name: str, path: Path | str, facts: dict[str, Any
     Raises:
         ValueError: a column is missing, unknown or of the wrong type (a fault of the program).
     """
-    schema = SCHEMAS[name]
-    if set(table.columns) != set(schema.names):
-        raise ValueError(f"table '{name}': columns differ: {sorted(set(table.columns) ^ set(schema.names))}")
+    with writer(name, path, facts) as add:
+        add(table)
+
+
+@contextmanager
+def writer(
+    name: str, path: Path | str, facts: dict[str, Any] | None = None
+) -> Iterator[Callable[[pd.DataFrame], None]]:
+    """Yield a function that adds rows to a table, which is there, whole, only at the end. Arguments as in ``write``."""
+    schema = SCHEMAS[name].with_metadata({b"ctfm": json.dumps(facts or {}, sort_keys=True).encode()})
     lists = [field.name for field in schema if pa.types.is_list(field.type)]  # an empty one would look like numbers
-    table = table[schema.names].astype(dict.fromkeys(lists, object))
-    arrow = pa.Table.from_pandas(table, schema=schema, preserve_index=False)
-    arrow = arrow.replace_schema_metadata({b"ctfm": json.dumps(facts or {}, sort_keys=True).encode()})
-    with atomic(path) as temporary:
-        pq.write_table(arrow, temporary)
+
+    def add(table: pd.DataFrame) -> None:
+        if set(table.columns) != set(schema.names):
+            raise ValueError(f"table '{name}': columns differ: {sorted(set(table.columns) ^ set(schema.names))}")
+        rows = table[schema.names].astype(dict.fromkeys(lists, object))
+        arrow = pa.Table.from_pandas(rows, schema=schema, preserve_index=False)
+        made.write_table(arrow.replace_schema_metadata(schema.metadata))
+
+    with atomic(path) as temporary, pq.ParquetWriter(temporary, schema) as made:
+        yield add
 
 
 def read(name: str, path: Path | str) -> pd.DataFrame:

@@ -53,7 +53,7 @@ def test_cubes_are_stored_as_they_are_with_their_axes_turned_round(kind, edge, t
     assert table.loc["test_0001", "labels"].tolist() == ["kidney-right"] and table["patient"].is_unique
     stored = store.open_volume(tmp_path / "out" / table.loc["test_0001", "image"])
     assert np.array_equal(stored.load().array, np.transpose(arrays["test_images"], (0, 3, 2, 1))[1])
-    assert stored.meta["grey"] == 255
+    assert stored.meta["intensity"] == "unit"
     assert stored.meta["cohorts"] == {"all": {"query": True, "attributes": {"organ": "kidney-right"}}}
     roles = [store.open_volume(tmp_path / "out" / image).meta["cohorts"]["all"]["query"] for image in table["image"]]
     assert roles == [split != "train" for split in table["split"]]

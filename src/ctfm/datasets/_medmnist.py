@@ -28,6 +28,7 @@ import numpy as np
 
 from ctfm.config import VERSIONS
 from ctfm.datasets import Case
+from ctfm.embedding.read import UNIT
 from ctfm.errors import Quarantine, UserError
 from ctfm.files import digest
 from ctfm.imaging import store
@@ -48,7 +49,6 @@ ORGANS = (
 )
 MARKER = "train_images.npy"
 PARTS = ("train", "val", "test")
-GREY = 255  # the value that is 1 for an encoder
 SPL = np.diag([1.0, 1.0, 1.0, 1.0])[[2, 1, 0, 3]]  # a place for arrays that have none: 1 mm, axes towards S, P, L
 
 log = logging.getLogger(__name__)
@@ -119,8 +119,9 @@ class Cubes:
         row = {"shape": list(cube.shape), "spacing": [np.nan] * 3, "labels": [organ], "empty": [], "detail": ""}
         row |= {"overlap_voxels": 0, "label": f"{folder.name}/{case.case}.b2nd"}
         contents = hashlib.sha256(np.ascontiguousarray(cube)).hexdigest()
-        meta = {"key": digest([VERSIONS["datasets"], case.cohorts, contents]), "grey": GREY, "cohorts": case.cohorts}
-        if not store.same(folder / f"{case.case}.b2nd", meta["key"]):
+        key = digest([VERSIONS["datasets"], case.cohorts, contents])
+        meta = {"key": key, "cohorts": case.cohorts, **UNIT}
+        if not store.same(folder / f"{case.case}.b2nd", key):
             store.save(Volume(cube, SPL), folder / f"{case.case}.b2nd", meta)
         return row
 

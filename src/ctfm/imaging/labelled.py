@@ -103,8 +103,21 @@ def read_scan(path: Path) -> Volume:
     image = read_image(path)
     if bad := _not_finite(path, image):
         raise Quarantine("not_finite", f"{path.name}: {bad} voxels")
+    return in_hu(image, path.name)
+
+
+def in_hu(image: Volume, name: str) -> Volume:
+    """Return an image as int16, rounded and clipped; one that is int16 already is not copied.
+
+    Raises:
+        Quarantine: ``not_finite`` or ``empty_image``.
+    """
+    if image.array.dtype.kind == "f" and not np.isfinite(image.array).all():
+        raise Quarantine("not_finite", f"{name}: {np.count_nonzero(~np.isfinite(image.array))} voxels")
     if image.array.min() == image.array.max():
-        raise Quarantine("empty_image", f"{path.name}: every voxel is {image.array.flat[0]}")
+        raise Quarantine("empty_image", f"{name}: every voxel is {image.array.flat[0]}")
+    if image.array.dtype == np.int16:
+        return image
     limits = np.iinfo(np.int16)
     return Volume(np.clip(np.rint(image.array), limits.min, limits.max).astype(np.int16), image.affine)
 

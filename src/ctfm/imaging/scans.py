@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,10 +12,10 @@ from ctfm.config import Criteria, Prepare
 from ctfm.errors import UserError
 from ctfm.imaging import dicom, labelled, store
 from ctfm.imaging.resample import resample
-from ctfm.imaging.volume import orient
+from ctfm.imaging.volume import Volume, orient
 from ctfm.options import Millimetres, Voxels
 
-SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".b2nd")
 # What was scanned is the user's affair; whether it is CT, whole and in HU is checked as for pre-training.
 ANY_LENGTH = Prepare(min_slices=2)
 ANY_KIND = Criteria(min_instances=1, thickness_mm=None, unique_positions=False)
@@ -25,7 +27,16 @@ def named(paths: list[Path], out: Path) -> list[tuple[Path, str]]:
     Raises:
         UserError: the result, ``<name>.nii.gz`` in ``out``, would replace a scan.
     """
-    made: dict[str, Path] = {}
+    pairs, given = list(zip(paths, names(paths), strict=True)), {path.resolve() for path in paths}
+    for _, name in pairs:
+        if (target := out / f"{name}.nii.gz").resolve() in given:
+            raise UserError(f"--out: {target} is one of the scans and would be replaced; name another folder")
+    return pairs
+
+
+def names(paths: Sequence[Path]) -> list[str]:
+    """Return the name of each scan: its own without suffix; numbered if it came before."""
+    made: dict[str, None] = {}
     for path in paths:
         stem = path.resolve().name
         stem = next((stem[: -len(s)] for s in SUFFIXES if stem.lower().endswith(s)), stem)
@@ -33,12 +44,8 @@ def named(paths: list[Path], out: Path) -> list[tuple[Path, str]]:
         while name in made:
             count += 1
             name = f"{stem}-{count}"
-        made[name] = path
-    given = {path.resolve() for path in paths}
-    for name in made:
-        if (target := out / f"{name}.nii.gz").resolve() in given:
-            raise UserError(f"--out: {target} is one of the scans and would be replaced; name another folder")
-    return [(path, name) for name, path in made.items()]
+        made[name] = None
+    return list(made)
 
 
 def keep(path: Path, spacing_mm: Millimetres, stored: Path) -> tuple[Voxels, np.ndarray]:
@@ -55,10 +62,22 @@ def keep(path: Path, spacing_mm: Millimetres, stored: Path) -> tuple[Voxels, np.
     Raises:
         Quarantine: the scan can't be used.
     """
-    if path.is_dir():
-        scan, _ = dicom.read_series(path, ANY_LENGTH, ANY_KIND)
-    else:
-        scan = labelled.read_scan(path)
-        dicom.check_hu(scan.array)
+    scan, _ = read(path)
     store.save(resample(orient(scan), spacing_mm), stored)
     return scan.shape, scan.affine
+
+
+def read(path: Path) -> tuple[Volume, dict[str, Any]]:
+    """Read a scan: int16 HU with axes at right angles; and facts about its source.
+
+    Args:
+        path: NIfTI, NRRD or MHA file, or folder of one DICOM series.
+
+    Raises:
+        Quarantine: the scan can't be used.
+    """
+    if path.is_dir():
+        return dicom.read_series(path, ANY_LENGTH, ANY_KIND)
+    scan = labelled.read_scan(path)
+    dicom.check_hu(scan.array)
+    return scan, {}

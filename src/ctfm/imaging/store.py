@@ -13,6 +13,7 @@ from ctfm.errors import Quarantine
 from ctfm.files import atomic
 from ctfm.imaging.resample import AIR_HU
 from ctfm.imaging.volume import Volume
+from ctfm.options import Voxels
 
 # Chosen by bench/stores.py (docs/benchmarks.md): a volume is written once and read at every epoch. Crops decode 1.5
 # times as fast as with zstd, for 12 to 16 % more bytes. Larger chunks read crops slower; other blocks gain nothing.
@@ -104,18 +105,28 @@ def same(path: Path | str, key: str) -> bool:
         return False
 
 
-def body_box(array: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def body_box(array: np.ndarray) -> tuple[Voxels, Voxels]:
     """Return (start, stop) along (z, y, x) of the voxels above -500 HU: the body and what it lies on.
 
     An array without any gives the whole extent. The rule is on HU (the published crop used HU > 0,
     which cuts fat and lung at the rim).
     """
-    side, front = array.max(axis=2), array.max(axis=0)  # two passes over the volume; the rest is small
+    return box_above(array.max(axis=2), array.max(axis=0), BODY_HU)  # two passes over the volume; the rest is small
+
+
+def box_above(side: np.ndarray, front: np.ndarray, limit: float) -> tuple[Voxels, Voxels]:
+    """Return (start, stop) along (z, y, x) of the voxels above a limit, or the whole extent if there are none.
+
+    Args:
+        side: (z, y) largest values along x.
+        front: (y, x) largest values along z.
+        limit: in the unit of the values.
+    """
     spans = []
     for profile in (side.max(axis=1), side.max(axis=0), front.max(axis=0)):
-        hits = np.flatnonzero(profile > BODY_HU)
+        hits = np.flatnonzero(profile > limit)
         if not hits.size:
-            return (0, 0, 0), array.shape
+            return (0, 0, 0), (*side.shape, front.shape[1])
         spans.append((int(hits[0]), int(hits[-1]) + 1))
     start, stop = zip(*spans, strict=True)
     return start, stop

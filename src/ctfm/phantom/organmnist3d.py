@@ -15,7 +15,7 @@ import numpy as np
 from scipy import ndimage
 
 from ctfm import logs
-from ctfm.datasets._medmnist import GREY, ORGANS, PARTS
+from ctfm.datasets._medmnist import ORGANS, PARTS
 from ctfm.datasets.organmnist3d import SOURCE
 from ctfm.files import atomic, ensure_folder
 from ctfm.phantom import anatomy
@@ -61,7 +61,7 @@ def write(folder: Path, cases: Iterable[Labelled]) -> None:
 def cubes(case: Labelled) -> list[tuple[np.ndarray, int]]:
     """Return the cubes (x, y, z) of grey values from 0 to 255, uint8, and the number of the organ of each."""
     ids, (low, high) = anatomy.labels(), WINDOW_HU
-    grey = np.clip((case.image.array.astype(np.float32) - low) / (high - low), 0, 1) * GREY
+    grey = np.clip((case.image.array.astype(np.float32) - low) / (high - low), 0, 1) * 255
     made = []
     for number, organ in enumerate(ORGANS):
         mask = np.isin(case.label.array, [ids[name] for name in STRUCTURES[organ]])

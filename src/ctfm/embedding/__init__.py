@@ -1,0 +1,1 @@
+"""Frozen features: any scan to vectors, exact search among them, and probes on them."""
