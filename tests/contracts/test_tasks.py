@@ -15,9 +15,14 @@ from ctfm.imaging import store
 from ctfm.imaging.volume import Volume, read_image, write_nifti
 from ctfm.tasks import _measure, _model, _overlay, segment
 from ctfm.training import checkpoints
-from tests.makers import random_encoder, stored_cases
+from tests.makers import cohort_cases, random_encoder, stored_cases
 
-SMALL = {"segment": {"patch": (16, 32, 32), "epochs": 2, "batch": 2, "overlap": 0.25, "validate_every": 1}}
+SMALL = {
+    "segment": {"patch": (16, 32, 32), "epochs": 2, "batch": 2, "overlap": 0.25, "validate_every": 1},
+    "retrieve": {"patch": (16, 32, 32), "overlap": 0.0},
+    "cluster": {"patch": (16, 32, 32), "overlap": 0.0, "perplexities": (2.0,)},
+}
+MADE = {"retrieve": (cohort_cases, 6), "cluster": (cohort_cases, 6)}  # others: scans with label maps
 ROW = {"case_id", "patient", "label", "group", "metric", "value", "note"}
 
 
@@ -42,8 +47,10 @@ def in_process(monkeypatch):
 
 
 @pytest.mark.parametrize("name", plugins.names("tasks"))
-def test_contract(name, cases, encoder, tmp_path):
+def test_contract(name, encoder, tmp_path):
     task = plugins.get("tasks", name)
+    make, count = MADE.get(name, (stored_cases, 3))
+    cases = make(tmp_path / "cases", count)
     settings = task.Settings(**SMALL.get(name, {}))
     facts = task.fit(settings, encoder, cases[:2], cases[2:], tmp_path, seed=0)
     json.dumps(facts)

@@ -116,9 +116,9 @@ class Cubes:
         cube = array(case.image.parent, self.name, f"{part}_images")[int(number)].transpose(2, 1, 0)
         if cube.min() == cube.max():
             raise Quarantine("empty_image", f"every voxel is {cube.flat[0]}")
-        row = {"shape": list(cube.shape), "spacing": [np.nan] * 3, "labels": [organ], "empty": [], "detail": ""}
-        row |= {"overlap_voxels": 0, "label": f"{folder.name}/{case.case}.b2nd"}
-        contents = hashlib.sha256(np.ascontiguousarray(cube)).hexdigest()
+        row: dict[str, Any] = {"shape": list(cube.shape), "spacing": [np.nan] * 3, "labels": [organ], "empty": []}
+        row |= {"detail": "", "overlap_voxels": 0, "label": f"{folder.name}/{case.case}.b2nd"}
+        contents = hashlib.sha256(cube.tobytes()).hexdigest()
         key = digest([VERSIONS["datasets"], case.cohorts, contents])
         meta = {"key": key, "cohorts": case.cohorts, **UNIT}
         if not store.same(folder / f"{case.case}.b2nd", key):

@@ -88,7 +88,7 @@ def standard(relevant: Sequence[bool] | np.ndarray, depths: Sequence[int]) -> di
 def published(relevant: Sequence[bool] | np.ndarray, depths: Sequence[int]) -> dict[str, float]:
     """Return the paper's measures of one query (see above), as ``standard`` has it; never NaN."""
     hits = np.asarray(relevant, dtype=bool)
-    found = {}
+    found: dict[str, float] = {}
     for k in depths:
         top = hits[:k]
         h = int(top.sum())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -43,9 +44,9 @@ def write(folder: Path, cases: Iterable[Labelled]) -> None:
     found: dict[str, list[tuple[np.ndarray, int]]] = {part: [] for part in PARTS}
     for case in logs.progress(cases, "cases with organs"):
         found[case.split] += cubes(case)
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for part, pairs in found.items():
-        images = [cube for cube, _ in pairs] or [np.zeros((EDGE,) * 3, np.uint8)][:0]
+        images = [cube for cube, _ in pairs]
         arrays[f"{part}_images"] = np.array(images, np.uint8).reshape(-1, EDGE, EDGE, EDGE)
         arrays[f"{part}_labels"] = np.array([[label] for _, label in pairs], np.uint8).reshape(-1, 1)
     path = ensure_folder(folder) / str(SOURCE["url"]).rpartition("/")[2]
