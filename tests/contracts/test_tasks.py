@@ -15,14 +15,17 @@ from ctfm.imaging import store
 from ctfm.imaging.volume import Volume, read_image, write_nifti
 from ctfm.tasks import _classifier, _measure, _model, _overlay, segment, triage
 from ctfm.training import checkpoints
-from tests.makers import found_cases, random_encoder, stored_cases
+from tests.makers import cohort_cases, found_cases, random_encoder, stored_cases
 
 SMALL = {
     "segment": {"patch": (16, 32, 32), "epochs": 2, "batch": 2, "overlap": 0.25, "validate_every": 1},
     "triage": {"patch": (16, 16, 16), "epochs": 2, "batch": 2},
+    "retrieve": {"patch": (16, 32, 32), "overlap": 0.0},
+    "cluster": {"patch": (16, 32, 32), "overlap": 0.0, "perplexities": (2.0,)},
 }
 SMALL["tumour"] = {**SMALL["segment"], "tumour": "spleen", "spacing_mm": (4, 2, 2)}
-CASES = {"triage": found_cases}  # what a kind of task learns from; others: label maps
+# What a kind of task learns from, and how many; others: scans with label maps.
+MADE = {"triage": (found_cases, 3), "retrieve": (cohort_cases, 6), "cluster": (cohort_cases, 6)}
 ROW = {"case_id", "patient", "label", "group", "metric", "value", "note"}
 
 
@@ -47,10 +50,11 @@ def in_process(monkeypatch):
 
 
 @pytest.mark.parametrize("name", plugins.names("tasks"))
-def test_contract(name, cases, encoder, tmp_path):
+def test_contract(name, encoder, tmp_path):
     task = plugins.get("tasks", name)
+    make, count = MADE.get(name, (stored_cases, 3))
+    cases = make(tmp_path / "cases", count)
     settings = task.Settings(**SMALL.get(name, {}))
-    cases = CASES[name](tmp_path, 3) if name in CASES else cases
     facts = task.fit(settings, encoder, cases[:2], cases[2:], tmp_path, seed=0)
     json.dumps(facts)
     about = json.loads((tmp_path / "model/model.json").read_text())

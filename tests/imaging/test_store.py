@@ -133,3 +133,12 @@ def test_body_box_of_scattered_voxels(seed: int) -> None:
     array[tuple(hits.T)] = 0
     start, stop = store.body_box(array)
     assert start == tuple(hits.min(axis=0)) and stop == tuple(hits.max(axis=0) + 1)
+
+
+def test_a_stored_volume_is_known_by_its_key(tmp_path):
+    path = tmp_path / "a.b2nd"
+    assert not store.same(path, "k")
+    store.save(Volume(np.zeros((2, 2, 2), np.uint8), np.eye(4)), path, {"key": "k"})
+    assert store.same(path, "k") and not store.same(path, "other")
+    path.write_bytes(path.read_bytes()[:40])
+    assert not store.same(path, "k")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class Case:
         study: kind of examination; empty where the data set doesn't say.
         age: of the patient, years; None where the data set doesn't say.
         sex: ``f`` or ``m``; empty where the data set doesn't say.
+        cohorts: for retrieval: by the name of each set of scans that is ranked by itself, whether this one asks
+            (``query``) or is in the corpus, and its ``attributes`` there: name to value, None where it isn't known.
     """
 
     case: str
@@ -30,3 +34,4 @@ class Case:
     study: str = ""
     age: float | None = None
     sex: str = ""
+    cohorts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -97,6 +97,14 @@ def open_volume(path: Path | str) -> Stored:
         raise Quarantine("unreadable", f"{path}: {error}") from error
 
 
+def same(path: Path | str, key: str) -> bool:
+    """Return whether a whole volume with this ``key`` among its facts is there."""
+    try:
+        return open_volume(path).meta.get("key") == key
+    except Quarantine:
+        return False
+
+
 def body_box(array: np.ndarray) -> tuple[Voxels, Voxels]:
     """Return (start, stop) along (z, y, x) of the voxels above -500 HU: the body and what it lies on.
 

@@ -15,7 +15,7 @@ import typer
 from ctfm import cases as case_table
 from ctfm import files, logs, plugins, provenance, weights
 from ctfm.cli import ConfigOption, SpecOption, job_spec
-from ctfm.errors import Quarantine
+from ctfm.errors import Quarantine, UserError
 from ctfm.imaging import scans
 from ctfm.imaging.resample import resample_to
 from ctfm.imaging.volume import read_image, write_nifti
@@ -119,7 +119,12 @@ def _model_of(folder: Path) -> tuple[Path, dict[str, Any]]:
         folder = folder / "model"
     encoder = (folder / weights.PREPROCESSING).is_file()
     remedy = "this is an encoder alone: fine-tune it with 'ctfm adapt'" if encoder else "name what 'ctfm adapt' made"
-    return folder, files.read_json(files.need_file(folder / ABOUT, remedy))
+    about = files.read_json(files.need_file(folder / ABOUT, remedy))
+    if "spacing_mm" not in about:
+        raise UserError(
+            f"{folder}: a model of the kind '{about['task']}' labels no scans; 'ctfm embed' makes its vectors"
+        )
+    return folder, about
 
 
 def _attempt(kind: ModuleType, model: Path, path: Path, name: str, out: Path) -> dict[str, str]:

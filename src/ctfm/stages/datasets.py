@@ -80,9 +80,7 @@ def _kept(
 ) -> Iterator[tuple[Case, dict[str, Any], dict[str, Any]]]:
     """Yield (case, its row, what its files tell) of the cases in the split, read by several processes."""
     chosen = [(case, row) for case, row in rows if row["status"] == "ok"]
-    ids = annotated([case for case, _ in chosen], plugin.LABELS)
-    table = {"ids": ids, "groups": {name: plugin.GROUPS[name] for name in ids}}
-    jobs = [(case.case, case.image, case.labels, table, settings.spacing_mm, folder) for case, _ in chosen]
+    jobs = _jobs([case for case, _ in chosen], plugin, settings, folder)
     workers = min(machine().loader_workers, len(jobs) // CASES_PER_WORKER)
 
     def told(found: Iterable[dict[str, Any]]) -> Iterator[tuple[Case, dict[str, Any], dict[str, Any]]]:
@@ -97,13 +95,28 @@ def _kept(
         yield from told(pool.map(_one, jobs))
 
 
+def _jobs(cases: list[Case], plugin: ModuleType, settings: Dataset, folder: Path) -> list[tuple[Any, ...]]:
+    """Return name, function and arguments for each case: its data set's own ``keep``, or that of scans with labels."""
+    if hasattr(plugin, "keep"):
+        return [(case.case, plugin.keep, case, settings.spacing_mm, folder) for case in cases]
+    ids = annotated(cases, plugin.LABELS)
+    table = {"ids": ids, "groups": {name: plugin.GROUPS[name] for name in ids}}
+    given = [(case.case, case.image, case.labels, table, settings.spacing_mm, folder) for case in cases]
+    return [(arguments[0], _keep(case), *arguments) for case, arguments in zip(cases, given, strict=True)]
+
+
+def _keep(case: Case) -> Callable[..., dict[str, Any]]:
+    """Return what stores a case: with masks, or with what its scan shows as a whole."""
+    return labelled.keep if isinstance(case.labels, dict | Path) else classified.keep
+
+
 def _one(job: tuple[Any, ...]) -> dict[str, Any]:
     """Store one case; return its part of the row, whether it went well or not."""
-    keep = labelled.keep if isinstance(job[2], dict | Path) else classified.keep
+    name, keep, *arguments = job
     try:
-        return keep(*job)
+        return keep(*arguments)
     except Quarantine as reason:
-        log.warning("%s is excluded: %s", job[0], reason)
+        log.warning("%s is excluded: %s", name, reason)
         return splits.excluded(reason.code, reason.detail)
 
 

@@ -1,0 +1,27 @@
+"""OrganMNIST3D of MedMNIST v2, cubes of 28 voxels along each axis: see ``_medmnist``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ctfm.datasets import Case
+from ctfm.datasets._medmnist import MARKER as MARKER
+from ctfm.datasets._medmnist import ORGANS, Cubes
+
+SOURCE = {
+    "version": "3.0",
+    "url": "https://zenodo.org/records/10519652/files/organmnist3d.npz",
+    "bytes": None,
+    "checksum": "md5:a0c5a1ff56af4f155c46d46fbb45a2fe",  # as the package has it
+    "licence": "CC BY 4.0",
+}
+LABELS = {organ: number for number, organ in enumerate(ORGANS, start=1)}
+GROUPS = dict.fromkeys(ORGANS, "organs")
+_CUBES = Cubes(28, SOURCE)
+check, cases = _CUBES.check, _CUBES.cases
+
+
+def keep(case: Case, _spacing_mm: object, folder: Path) -> dict[str, Any]:
+    """Store a cube as it is; see ``Cubes.keep``."""
+    return _CUBES.keep(case, folder)
