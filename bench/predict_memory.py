@@ -90,8 +90,12 @@ def main() -> None:
         assert found.shape == own, "the label map does not lie on the scan's grid"
         kilobytes = int(done.stdout.split()[-1])
     whole = tiles.BYTES * classes * math.prod(chosen.shape) / 1e9
-    print(f"{classes} classes, {chosen.shape} voxels at 1.5 mm, own grid {own}, {len(np.unique(found.array))} ids found")
-    print(f"peak {1024 * kilobytes / 1e9:.2f} GB of {chosen.gigabytes:g} allowed; sums of the whole scan {whole:.1f} GB")
+    print(
+        f"{classes} classes, {chosen.shape} voxels at 1.5 mm, own grid {own}, {len(np.unique(found.array))} ids found"
+    )
+    print(
+        f"peak {1024 * kilobytes / 1e9:.2f} GB of {chosen.gigabytes:g} allowed; sums of the whole scan {whole:.1f} GB"
+    )
     print(f"{seconds:.0f} s")
 
 

@@ -27,7 +27,7 @@ def metrics(
     for place, (label, group) in enumerate((labels or LABELS).items()):
         for patient in range(patients):
             absent = place == 1 and patient % 3 == 0
-            fewer = 0 if shots == "all" else 1 / int(shots)
+            fewer = 0 if shots == "all" else 1 / max(2, float(shots))
             dice = np.clip(0.85 + LEVELS.get(encoder, 0.01) + common[patient] - fewer + rng.normal(0, 0.02), 0, 1)
             row = {"case_id": f"s{patient:04d}", "patient": f"p{patient:04d}", "label": label, "group": group}
             row |= {"metric": "dice", "value": np.nan if absent else dice, "note": "absent" if absent else ""}

@@ -124,6 +124,16 @@ def test_few_shot_differences_have_intervals_over_patients_and_every_seed(tmp_pa
     assert rows.group.str.startswith("label:").all()
 
 
+def test_every_number_of_training_cases_has_its_difference_drawn(tmp_path):
+    shots = ("5", "10", "20", "50", "100", "all")  # the paper's
+    root = synthetic.run(tmp_path, shots=shots, patients=6, labels={"liver": "organs"})
+    figure, rows, _ = drawn("fig2", root, tmp_path / "x")
+    gain = rows[rows.panel == "g"]
+    assert sorted(gain.shots) == sorted(shots) and gain[["low", "high", "seed_low", "seed_high"]].notna().all(axis=None)
+    (axes,) = (a for a in figure.axes if "Does pre-training help?" in a.get_title(loc="left"))
+    assert [label.get_text() for label in axes.get_xticklabels()] == list(shots)
+
+
 def test_a_second_task_has_a_panel_and_the_same_colours(tmp_path):
     root = synthetic.run(tmp_path, encoders=("ctfm", "random", "suprem"), shots=("all",))
     other = synthetic.run(tmp_path / "other", encoders=("ctfm", "random"), shots=("all",), labels={"liver": "organs"})

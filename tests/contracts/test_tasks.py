@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from ctfm import plugins, weights
 from ctfm.errors import UserError
-from ctfm.imaging import store
+from ctfm.imaging import store, tiles
 from ctfm.imaging.volume import Volume, read_image, write_nifti
 from ctfm.tasks import _classifier, _measure, _model, _overlay, segment, triage
 from ctfm.training import checkpoints
@@ -205,6 +205,20 @@ def test_a_model_refuses_another_spacing_and_other_weights(cases, encoder, tmp_p
     (tmp_path / "model/model.json").write_text(json.dumps(about))
     with pytest.raises(UserError, match="weights don't fit"):
         _model.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("gigabytes", [3.0, 4.0, 16.0])
+@pytest.mark.parametrize("shape", [(500, 350, 350), (2000, 512, 512)])
+def test_what_a_prediction_keeps_is_what_the_machine_allows(monkeypatch, gigabytes, shape):
+    """118 classes in windows of 96 x 160 x 160: sums of all of the smaller scan would take 14 GB."""
+    monkeypatch.setenv("CTFM_MACHINE", json.dumps({"predict_gigabytes": gigabytes}))
+    labels = [{"name": str(i), "id": i, "group": "g"} for i in range(1, 118)]
+    preprocess = plugins.get("encoders", "segresnet").PREPROCESS
+    model = _model.Model(torch.nn.Identity(), {}, preprocess, labels, (96, 160, 160), 0.625, (1.5, 1.5, 1.5))
+    tiling, window = model.tiling(torch.device("cpu")), 118 * 4 * 96 * 160 * 160
+    kept = max(118 * 2 * 96 * np.prod(block.shape) for block in tiles.blocks(shape, tiling))
+    assert kept + window + _model.PROGRAM_BYTES <= gigabytes * 1e9
+    assert kept > 0.5 * min(gigabytes * 1e9 - window - _model.PROGRAM_BYTES, 118 * 2 * 96 * shape[1] * shape[2])
 
 
 def test_fewer_validation_cases_can_be_asked_for(cases, encoder, tmp_path):

@@ -49,8 +49,8 @@ def test_each_number_of_shots_has_its_own_difference():
 
 
 def test_numbers_of_training_cases_are_sorted_as_numbers():
-    ordered = ["5", "10", "100", "0.005", "0.01", "0.5", "all"]
-    assert sorted(reversed(ordered), key=summary.by_size) == ordered
+    mixed = ["all", "100", "0.01", "5", "0.5", "10", "0.005"]
+    assert sorted(mixed, key=summary.by_size) == ["5", "10", "100", "0.005", "0.01", "0.5", "all"]
 
 
 def summarised(*parts, **settings):

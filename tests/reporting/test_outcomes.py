@@ -43,6 +43,23 @@ def test_paired_differences_are_told_over_patients_and_over_seeds(tmp_path):
     assert task["verdicts"][0].startswith("ctfm against random, by number of training cases: better")
 
 
+def test_does_pretraining_help_is_answered_at_every_number_of_training_cases(tmp_path):
+    """With the paper's numbers and a share of the cases: difference, both intervals, adjusted p, each seed."""
+    shots = ("5", "10", "20", "50", "100", "0.5", "all")
+    root = synthetic.run(tmp_path, shots=shots[::-1], patients=6, labels={"liver": "organs"})
+    (task,) = outcomes.tasks(root)
+    assert [row[1] for row in task["gains"].rows] == list(shots)
+    table = tables.read("summary", root / "evaluate/wholebody/summary.parquet")
+    pairs = table[(table.metric == "dice") & (table.group == "all") & (table.reference == "random")].set_index("shots")
+    for row in task["gains"].rows:
+        values = pairs.loc[row[1]]
+        cells = [cell.replace(NARROW, " ") for cell in row]
+        assert cells[2] == f"{values.estimate:+.4f} ({values.low:+.4f} to {values.high:+.4f})"
+        assert cells[4].startswith(f"{values.seed_low:+.4f} to {values.seed_high:+.4f}; each: ")
+        assert cells[4].count(",") == 1 and cells[6] == outcomes.p_value(values.p_holm)
+    assert all(f" {number}" in task["verdicts"][0] for number in shots)
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [

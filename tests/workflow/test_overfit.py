@@ -15,24 +15,33 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-import yaml
 
 from ctfm import plugins, tables
+from ctfm.imaging.preprocess import Preprocess
 from ctfm.stages.adapt import adapt, predict
 from ctfm.stages.datasets import datasets
 from ctfm.stages.evaluate import evaluate
-from ctfm.stages.export import import_weights
+from ctfm.training import seeds
+from ctfm.weights import save_encoder
 
 pytestmark = pytest.mark.workflow
 
 IDS = plugins.get("datasets", "totalsegmentator").LABELS
-SCANS = {
-    # large organs; spacing (z, y, x), mm; window; learning steps; how the test copy lies
-    "abdomen_3mm": (("liver", "spleen", "kidney_right", "kidney_left"), (3, 3, 3), (32, 64, 64), 120, "PIR"),
-    "trunk_jpeg2000": (("liver", "spleen", "stomach"), (2, 4, 4), (32, 64, 64), 120, "ASL"),
+LARGE = ("liver", "spleen")  # more than 200 ml in both scans
+ORGANS = (*LARGE, "stomach")
+SCANS = {  # spacing (z, y, x), mm; where the copy's axes run; window and batch; steps in each of four epochs
+    "abdomen_3mm": ((3, 4, 4), "PIR", {"patch": (32, 48, 48), "batch": 2, "steps_per_epoch": 36}),
+    "trunk_jpeg2000": ((2, 4, 4), "ASL", {"patch": (16, 48, 48), "batch": 4, "steps_per_epoch": 30}),
 }
-OPTIONS = {"batch": 2, "epochs": 1, "learning_rate": 1e-2, "warmup_epochs": 0.1, "overlap": 0.25}
-NO_VIEWS = {f"{name}_p": 0 for name in ("affine", "smooth", "intensity", "shift", "noise")}
+SMALL = {"init_filters": 8, "blocks_down": (1, 1, 1, 1, 1)}
+OPTIONS = {
+    "labels": ORGANS,
+    "epochs": 4,
+    "learning_rate": 3e-3,
+    "warmup_epochs": 0.3,
+    "overlap": 0.5,
+    "augment": {"resized_crop": (1.0, 1.0)},  # no random views
+}
 
 
 def pair(data: Path, name: str) -> tuple[sitk.Image, sitk.Image]:
@@ -40,8 +49,7 @@ def pair(data: Path, name: str) -> tuple[sitk.Image, sitk.Image]:
     labels = sitk.ReadImage(str(data / f"nifti/{name}_totalsegmentator_labels.nii.gz"))
     if (data / f"nifti/{name}.nii.gz").exists():
         return sitk.ReadImage(str(data / f"nifti/{name}.nii.gz")), labels
-    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(data / "dicom" / name))
-    scan = sitk.ReadImage(files)
+    scan = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(data / "dicom" / name)))
     return scan, sitk.Resample(labels, scan, sitk.Transform(), sitk.sitkNearestNeighbor)
 
 
@@ -52,37 +60,31 @@ def write_data_set(root: Path, scan: sitk.Image, labels: sitk.Image, codes: str,
         sitk.WriteImage(scan, str(root / case / "ct.nii.gz"))
         if not masks:
             sitk.WriteImage(labels, str(root / case / "label.nii.gz"))
-            continue
-        for name, number in IDS.items():
-            sitk.WriteImage(labels == number, str(root / case / f"segmentations/{name}.nii.gz"))
+        for name in ORGANS if masks else ():
+            sitk.WriteImage(labels == IDS[name], str(root / case / f"segmentations/{name}.nii.gz"))
     for path in (root / "s0001").rglob("*.nii.gz"):
         image, ornt = nib.load(path), nib.orientations
         change = ornt.ornt_transform(ornt.io_orientation(image.affine), ornt.axcodes2ornt(codes))
-        image = image.as_reoriented(change)
-        nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj), image.affine), path)
+        turned = image.as_reoriented(change)
+        nib.save(nib.Nifti1Image(np.asanyarray(turned.dataobj), turned.affine), path)
     (root / "meta.csv").write_text("image_id;age;split\ns0000;60;train\ns0001;60;test\n")
 
 
-def configure(path: Path, root: Path, name: str) -> dict:
-    organs, spacing, patch, steps, _ = SCANS[name]
-    options = {**OPTIONS, "labels": organs, "patch": patch, "steps_per_epoch": steps, "augment": NO_VIEWS}
-    path.write_text(
-        yaml.safe_dump(
-            json.loads(
-                json.dumps(
-                    {
-                        "datasets": {
-                            "real": {"kind": "totalsegmentator", "root": str(root), "spacing_mm": spacing},
-                        },
-                        "encoders": {"random": {"options": {"init_filters": 8, "blocks_down": [1, 1, 1, 1, 1]}}},
-                        "tasks": {"organs": {"kind": "segment", "dataset": "real", "options": options}},
-                        "machine": {"loader_workers": 0, "tensorboard": False},
-                    }
-                )
-            )
-        )
-    )
-    return {"config": [path]}
+def write_encoder(folder: Path) -> Path:
+    """Write a small encoder with random weights, which looks at soft tissue: that is learnt faster."""
+    plugin = plugins.get("encoders", "segresnet")
+    with seeds.seeded(0):
+        state = plugin.build(plugin.Settings(**SMALL)).state_dict()
+    window = Preprocess(hu_window=(-150, 250))
+    save_encoder(folder, name="small", kind="segresnet", options=SMALL, state=state, facts={}, preprocess=window)
+    return folder
+
+
+def spec(stage: str, name: str, **settings: object) -> dict[str, str]:
+    options = {**OPTIONS, **SCANS[name][2]}
+    task = {"name": "organs", "kind": "segment", "dataset": "real", "few_shot": "random", "options": options}
+    job = {"stage": stage, "version": 1, "name": "real", "task": task, "encoder": "small", "shots": "all", "seed": 0}
+    return {"spec": json.dumps({**job, **settings})}
 
 
 def dice(found: np.ndarray, truth: np.ndarray) -> float:
@@ -93,29 +95,26 @@ def dice(found: np.ndarray, truth: np.ndarray) -> float:
 def test_a_real_scan_is_learnt_by_heart(name, shared_data, tmp_path, monkeypatch):
     monkeypatch.setenv("CTFM_MACHINE", '{"loader_workers": 0, "tensorboard": false}')
     torch.set_num_threads(1)
-    organs, *_, codes = SCANS[name]
+    spacing, codes, _ = SCANS[name]
     scan, labels = pair(shared_data, name)
     write_data_set(tmp_path / "data", scan, labels, codes, masks=name == "abdomen_3mm")
-    job = configure(tmp_path / "config.yaml", tmp_path / "data", name)
-    datasets(out=tmp_path / "cases", dataset="real", **job)
-    import_weights(out=tmp_path / "random", encoder="random", **job)
-    cases, run = tmp_path / "cases/cases.parquet", {"task": "organs", **job}
-    adapt(encoder=tmp_path / "random", cases=cases, out=tmp_path / "adapted", **run)
-    measured = {"encoder": "random", "shots": "all", "seed": 0, **run}
-    evaluate(cases=cases, adapted=tmp_path / "adapted", out=tmp_path / "organs.parquet", **measured)
+    settings = {"kind": "totalsegmentator", "root": str(tmp_path / "data"), "spacing_mm": spacing}
+    datasets(out=tmp_path / "cases", **spec("datasets", name, dataset=settings))
+    cases, adapted = tmp_path / "cases/cases.parquet", tmp_path / "adapted"
+    adapt(encoder=write_encoder(tmp_path / "small"), cases=cases, out=adapted, **spec("adapt", name))
+    evaluate(cases=cases, adapted=adapted, out=tmp_path / "organs.parquet", **spec("evaluate", name))
     rows = tables.read("metrics", tmp_path / "organs.parquet").query("metric == 'dice'")
-    scores = rows.set_index("label")["value"]
-    print(scores)
+    copy = rows.set_index("label")["value"].to_dict()
 
-    source = tmp_path / "own.nii.gz"
-    sitk.WriteImage(scan, str(source))
+    sitk.WriteImage(scan, str(tmp_path / f"{name}.nii.gz"))
     dicom = shared_data / "dicom" / name
-    predict([dicom if dicom.is_dir() else source], model=tmp_path / "adapted", out=tmp_path / "out")
-    found = sitk.ReadImage(str(next((tmp_path / "out").glob("*.nii.gz"))))
-    found = sitk.GetArrayFromImage(sitk.Resample(found, labels, sitk.Transform(), sitk.sitkNearestNeighbor))
+    predict([dicom if dicom.is_dir() else tmp_path / f"{name}.nii.gz"], model=adapted, out=tmp_path / "out")
+    found = sitk.ReadImage(str(tmp_path / f"out/{name}.nii.gz"))
+    ids = sitk.GetArrayFromImage(sitk.Resample(found, labels, sitk.Transform(), sitk.sitkNearestNeighbor))
     truth = sitk.GetArrayFromImage(labels)
-    own = {organ: dice(found == IDS[organ], truth == IDS[organ]) for organ in organs}
-    print(own)
-    assert set(scores.index) == set(organs)
-    assert scores.min() > 0.9
-    assert min(own.values()) > 0.9
+    own = {organ: float(dice(ids == IDS[organ], truth == IDS[organ])) for organ in ORGANS}
+    print(name, {"copy, stored": copy, "scan itself, own grid": own})
+    for scores in (copy, own):
+        assert set(scores) == set(ORGANS)
+        assert min(scores[organ] for organ in LARGE) > 0.9
+        assert scores["stomach"] > 0.8

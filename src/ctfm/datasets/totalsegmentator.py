@@ -63,8 +63,8 @@ def cases(root: Path) -> Iterator[Case]:
         masks = {p.name.removesuffix(".nii.gz"): p for p in sorted(folder.glob("segmentations/*.nii.gz"))}
         labels = masks if masks or not merged.is_file() else merged
         study = str(row.get("study_type") or "")
-        who = {"age": _years(row.get("age")), "sex": str(row.get("gender") or "")[:1].lower()}
-        yield Case(name, name, str(row["split"] or ""), folder / "ct.nii.gz", labels, study, **who)
+        age, sex = _years(row.get("age")), str(row.get("gender") or "")[:1].lower()
+        yield Case(name, name, str(row["split"] or ""), folder / "ct.nii.gz", labels, study, age, sex)
 
 
 def _meta(root: Path) -> pd.DataFrame:

@@ -48,12 +48,7 @@ class Interval(NamedTuple):
 class Comparison(NamedTuple):
     """An encoder against a reference on the same patients.
 
-    Attributes:
-        difference: of the macro means.
-        win_rate: share of labels with a better mean.
-        p_value: of the Wilcoxon signed-rank test.
-        ties: labels with equal means.
-        labels: those with a value of both, that is of which there is a difference.
+    ``ties`` counts labels with equal means, ``labels`` those of which both have a value.
     """
 
     difference: Interval
