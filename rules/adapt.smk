@@ -22,5 +22,5 @@ rule adapt_encoder:
         encoder=subpath(input.weights, parent=True),
         out=subpath(output.run, parent=True),
     shell:
-        "python -m ctfm adapt --spec {params.spec:q} --encoder {params.encoder} --cases {input.cases}"
+        "exec python -m ctfm adapt --spec {params.spec:q} --encoder {params.encoder} --cases {input.cases}"
         " --out {params.out} &> {log}"

@@ -24,5 +24,5 @@ rule pretrain_encoder:
         spec=spec_of("pretrain"),
         out=subpath(output.run, parent=True),
     shell:
-        "{resources.launcher} python -m ctfm pretrain --spec {params.spec:q} --volumes {input.volumes}"
+        "exec {resources.launcher} python -m ctfm pretrain --spec {params.spec:q} --volumes {input.volumes}"
         " --out {params.out} &> {log}"

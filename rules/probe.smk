@@ -51,5 +51,5 @@ rule probe_checkpoints:
         pretrained=subpath(input.pretrained, parent=True),
         out=subpath(output.run, parent=True),
     shell:
-        "python -m ctfm probe --spec {params.spec:q} --pretrained {params.pretrained} --cases {input.cases}"
+        "exec python -m ctfm probe --spec {params.spec:q} --pretrained {params.pretrained} --cases {input.cases}"
         " --out {params.out} &> {log}"
