@@ -26,6 +26,9 @@ def one_of(names):
     return "|".join(re.escape(str(name)) for name in names) or "(?!)"
 
 
+container: "envs/ctfm.sif"  # used with `--sdm apptainer` alone
+
+
 wildcard_constraints:
     corpus=one_of(cfg.corpora),
     dataset=one_of(cfg.datasets),
