@@ -9,7 +9,7 @@ rule prepare_shard:
         f"{O}/logs/prepare/{{corpus}}/{{shard}}.log",
     benchmark:
         f"{O}/benchmarks/prepare/{{corpus}}/{{shard}}.tsv"
-    retries: 2
+    retries: again(2)
     conda:
         "../envs/data.yaml"
     resources:

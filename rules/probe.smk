@@ -38,13 +38,13 @@ rule probe_checkpoints:
         f"{O}/benchmarks/probe/{{encoder}}.tsv"
     wildcard_constraints:
         encoder=one_of(cfg.pretrain),
-    retries: 3
+    retries: again(3)
     conda:
         "../envs/train.yaml"
     threads: 8
     resources:
         gpu=1,
-        mem_mb=more_each_try(32000),
+        mem_mb=more_each_try(32000, most=2),
         runtime="1d",
     params:
         spec=spec_of("probe"),

@@ -66,6 +66,11 @@ def plugins_of(stage, wildcards):
     return [f"figures.{wildcards.figure}"] if stage == "figures" else []
 
 
+def again(times):
+    """How often a failed job is tried again: as a new job, never inside of a cluster's job, whose memory stays."""
+    return times if workflow.is_main_process else 0
+
+
 def more_each_try(amount, most=4):
     """A request for memory (MB) or time (minutes) that grows with each attempt, up to so many times of it.
 

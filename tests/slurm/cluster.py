@@ -24,7 +24,7 @@ PLACE = Path("/etc/slurm")
 FILES = ("slurm.conf", "gres.conf")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
 NODES = ("127.0.0.1", "127.0.0.2")  # names that resolve on any machine
-CPUS, MEMORY_MB, GPUS = 16, 64000, 2  # of a node; nothing checks that they are there
+CPUS, MEMORY_MB, GPUS = 16, 256000, 2  # of a node; nothing checks that they are there
 
 CONFIGURATION = """
 ClusterName=throwaway

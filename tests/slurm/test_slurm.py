@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.workflow, pytest.mark.skipif(bool(missing()), reason=m
 STEPS = 45  # of pre-training, a second each while the test has something to do to it
 LONGER = f"pretrain: {{ctfm: {{epochs: {STEPS // 3}, checkpoint_every: 5}}}}\nmachine: {{tensorboard: false}}"
 CONFIGS = (*DEMO, "longer.yaml")
-PATIENCE = 400  # seconds for the whole run, on a busy machine
+PATIENCE = 800  # seconds for the whole run, on a busy machine
 
 
 class Site(Checkout):
@@ -100,10 +100,11 @@ class Misfortunes:
         return bool(job)
 
     def hit_the_time_limit(self) -> bool:
-        """Once it has saved something, let a minute be all the time that pre-training had."""
+        """Once it has saved something, let pre-training's time end in less than two minutes from now."""
         (job, *_) = [*self.cluster.jobs("pretrain_encoder"), ""]
         if job and self.site.path("encoders/ctfm/checkpoints/last.ckpt").exists():
-            self.cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=1")
+            minutes = int(self.cluster.ask("squeue", "--noheader", "--format=%M", f"--jobs={job}").split(":")[-2])
+            self.cluster.ask("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes + 2}")
             self.limited = job
         return bool(self.limited)
 
@@ -196,8 +197,8 @@ def test_a_cancelled_job_runs_again_and_no_other_does(story):
 def test_a_failing_shard_is_tried_again_with_more_memory(story):
     first, second = records(story)["prepare"]
     assert (first["JobState"], second["JobState"]) == ("FAILED", "COMPLETED")
-    asked = [efficiency._resources(row)["mem_mb"] for row in _requests(story)]
-    assert asked == [6000, 6000] or max(asked) == 6000
+    asked = [efficiency.resources_of(row)["mem_mb"] for row in _requests(story)]
+    assert max(asked) == 6000
     assert story.path("volumes/phantom/shard=00001/index.parquet").exists()
 
 
