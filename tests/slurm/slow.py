@@ -1,4 +1,4 @@
-"""Becomes sitecustomize.py of a checkout: while a file `slow` is there, a step of pre-training takes a second longer.
+"""Becomes sitecustomize.py of a checkout: while a file `slow` is there, a step of pre-training takes two seconds longer.
 
 So a job lasts until the test has done to it what it wants to do, on any machine. Two processes on a CPU need a
 batch normalisation that torch has for GPUs alone.
@@ -21,7 +21,7 @@ if "pretrain" in sys.orig_argv:
 
     def slowly(*arguments: object) -> None:
         if Path("slow").exists():
-            time.sleep(1)
+            time.sleep(2)
         end_step(*arguments)  # type: ignore[arg-type]
 
     Keeper._end_step = slowly  # type: ignore[method-assign]
