@@ -14,7 +14,7 @@ rule prepare_shard:
         "../envs/data.yaml"
     resources:
         mem_mb=more_each_try(3000),
-        runtime=more_each_try(240),
+        runtime=more_each_try(120),
         downloads=1,
     params:
         spec=spec_of("prepare"),

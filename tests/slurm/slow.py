@@ -1,4 +1,4 @@
-"""Becomes sitecustomize.py of a checkout: while a file `slow` is there, a step of pre-training takes two seconds longer.
+"""Becomes sitecustomize.py of a checkout: while a file `slow` is there, pre-training takes its time.
 
 So a job lasts until the test has done to it what it wants to do, on any machine. Two processes on a CPU need a
 batch normalisation that torch has for GPUs alone.

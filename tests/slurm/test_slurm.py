@@ -6,6 +6,7 @@ dying node in pre-training. What comes out is compared with what an undisturbed 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -201,7 +202,8 @@ def test_a_cancelled_job_runs_again_and_no_other_does(story):
 def test_a_failing_shard_is_tried_again_with_more_memory(story):
     first, second = records(story)["prepare"]
     assert (first["JobState"], second["JobState"]) == ("FAILED", "COMPLETED")
-    assert ["mem=6000M" in first["Tres"], "mem=12000M" in second["Tres"]] == [True, True]  # of two shards
+    # Two shards, one after the other: the memory of one, the time of both.
+    assert ["cpu=1,mem=3000M" in first["Tres"], "cpu=1,mem=6000M" in second["Tres"]] == [True, True]
     assert [first["TimeLimit"], second["TimeLimit"]] == ["240", "480"]
     assert story.path("volumes/phantom/shard=00001/index.parquet").exists()
 
@@ -274,27 +276,18 @@ def test_two_tasks_on_two_nodes_train_as_one_process_does(cluster, tmp_path):
 def test_300_shards_pass_the_queue_in_groups_and_few_at_once(site, tmp_path):
     shutil.copy(ROOT / "tests/slurm/shards.smk", tmp_path / "Snakefile")
     (tmp_path / "slurm").symlink_to(site.folder / "profiles/slurm")
-    quick = [word for word in site.command() if word != "--configfile" and word not in CONFIGS]
-    command = [
-        *quick,
-        "--config",
-        "shards=300",
-        "--groups",
-        "prepare_shard=prepare",
-        "--group-components",
-        "prepare=30",
-    ]
+    command = [sys.executable, "-m", "tests.slurm.stubbed", *site.command(configs=())[2:], "--config", "shards=300"]
     before = len(site.cluster.finished())
-    subprocess.run(command, cwd=tmp_path, env=site.environment, check=True, capture_output=True, text=True)
+    environment = {**site.environment, "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
     rows = [path.read_text().split() for path in sorted((tmp_path / "shards").iterdir())]
-    assert len(rows) == 300 and len(site.cluster.finished()) - before == 11  # 10 groups, one of them twice
+    jobs = site.cluster.finished()[before:]
+    assert len(rows) == 300 and len(jobs) == 76  # four shards in each, and one of these twice
+    assert Counter(job["JobState"] for job in jobs) == {"COMPLETED": 75, "FAILED": 1}
     events = sorted([(float(row[0]), 1) for row in rows] + [(float(row[1]), -1) for row in rows])
-    at_once = most = 0
-    for _, change in events:
-        at_once += change
-        most = max(most, at_once)
-    assert most <= 8, "more shards at once than `downloads` admits"
-    assert rows[-1][2] == "6000"
+    at_once = list(itertools.accumulate(change for _, change in events))
+    assert 1 < max(at_once) <= 8, "not as many shards at once as `downloads` says"
+    assert {row[2] for row in rows[:-4]} >= {"3000"} and rows[-1][2] == "6000"
 
 
 def test_the_check_of_the_cluster_finds_what_is_wrong(story, monkeypatch):
