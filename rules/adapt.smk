@@ -10,18 +10,18 @@ rule adapt_encoder:
         f"{O}/logs/adapt/{{task}}/{{encoder}}/{{shots}}-{{seed}}.log",
     benchmark:
         f"{O}/benchmarks/adapt/{{task}}/{{encoder}}/{{shots}}-{{seed}}.tsv"
-    retries: 3
+    retries: again(3)
     conda:
         "../envs/train.yaml"
     threads: 8
     resources:
         gpu=1,
-        mem_mb=more_each_try(48000),
+        mem_mb=more_each_try(48000, most=2),
         runtime="2d",
     params:
         spec=spec_of("adapt"),
         encoder=subpath(input.weights, parent=True),
         out=subpath(output.run, parent=True),
     shell:
-        "python -m ctfm adapt --spec {params.spec:q} --encoder {params.encoder} --cases {input.cases}"
+        "exec python -m ctfm adapt --spec {params.spec:q} --encoder {params.encoder} --cases {input.cases}"
         " --out {params.out} {input.external} &> {log}"

@@ -6,7 +6,7 @@ rule fetch_dataset:
         f"{O}/logs/datasets/{{dataset}}.fetch.log",
     benchmark:
         f"{O}/benchmarks/datasets/{{dataset}}.fetch.tsv"
-    retries: 5
+    retries: again(5)
     conda:
         "../envs/data.yaml"
     resources:
@@ -32,7 +32,7 @@ rule prepare_dataset:
         f"{O}/logs/datasets/{{dataset}}.log",
     benchmark:
         f"{O}/benchmarks/datasets/{{dataset}}.tsv"
-    retries: 2
+    retries: again(2)
     conda:
         "../envs/data.yaml"
     resources:

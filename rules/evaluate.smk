@@ -14,7 +14,7 @@ rule evaluate_cases:
         "../envs/train.yaml"
     resources:
         mem_mb=more_each_try(4000),
-        runtime=more_each_try(240),
+        runtime=more_each_try(60),
     params:
         spec=spec_of("evaluate", code="evaluate"),
         adapted=subpath(input.adapted, parent=True),

@@ -9,12 +9,12 @@ rule prepare_shard:
         f"{O}/logs/prepare/{{corpus}}/{{shard}}.log",
     benchmark:
         f"{O}/benchmarks/prepare/{{corpus}}/{{shard}}.tsv"
-    retries: 2
+    retries: again(2)
     conda:
         "../envs/data.yaml"
     resources:
         mem_mb=more_each_try(3000),
-        runtime=more_each_try(240),
+        runtime=more_each_try(120),
         downloads=1,
     params:
         spec=spec_of("prepare"),

@@ -11,18 +11,18 @@ rule pretrain_encoder:
         f"{O}/benchmarks/pretrain/{{encoder}}.tsv"
     wildcard_constraints:
         encoder=one_of(cfg.pretrain),
-    retries: 10
+    retries: again(10)
     conda:
         "../envs/train.yaml"
     threads: 8
     resources:
         gpu=1,
-        mem_mb=more_each_try(64000, most=2),
+        mem_mb=more_each_try(32000, most=2),
         runtime="2d",
         launcher="env",
     params:
         spec=spec_of("pretrain"),
         out=subpath(output.run, parent=True),
     shell:
-        "{resources.launcher} python -m ctfm pretrain --spec {params.spec:q} --volumes {input.volumes}"
+        "exec {resources.launcher} python -m ctfm pretrain --spec {params.spec:q} --volumes {input.volumes}"
         " --out {params.out} &> {log}"

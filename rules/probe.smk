@@ -38,18 +38,18 @@ rule probe_checkpoints:
         f"{O}/benchmarks/probe/{{encoder}}.tsv"
     wildcard_constraints:
         encoder=one_of(cfg.pretrain),
-    retries: 3
+    retries: again(3)
     conda:
         "../envs/train.yaml"
     threads: 8
     resources:
         gpu=1,
-        mem_mb=more_each_try(32000),
+        mem_mb=more_each_try(32000, most=2),
         runtime="1d",
     params:
         spec=spec_of("probe"),
         pretrained=subpath(input.pretrained, parent=True),
         out=subpath(output.run, parent=True),
     shell:
-        "python -m ctfm probe --spec {params.spec:q} --pretrained {params.pretrained} --cases {input.cases}"
+        "exec python -m ctfm probe --spec {params.spec:q} --pretrained {params.pretrained} --cases {input.cases}"
         " --out {params.out} &> {log}"

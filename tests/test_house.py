@@ -80,6 +80,28 @@ def test_pins_agree_everywhere():
     assert {re.match(r"[A-Za-z0-9_-]+", name)[0].lower() for name in declared} <= set(lock)
 
 
+def test_conda_image_and_virtual_environment_hold_the_same_pins():
+    """Conda's files repeat the lock (see above); the image and the virtual environment install the lock itself."""
+    image, makefile = (ROOT / "envs/ctfm.def").read_text(), (ROOT / "Makefile").read_text()
+    (there,) = re.findall(r"^ +requirements\.lock (\S+)$", image, re.M)
+    installs = [
+        line.split("pip install")[1]
+        for text in (image, makefile)
+        for line in text.splitlines()
+        if "pip install" in line
+    ]
+    assert [line.split()[-1] for line in installs if "--requirement" in line] == [there, "$(LOCK)"]
+    assert "LOCK := requirements.lock" in makefile
+    others = [line for line in installs if "--requirement" not in line]
+    assert len(others) == 2 and all("--no-deps" in line for line in others)  # this package, and one that tests read
+    (python,) = re.findall(r"^From: python:([\d.]+)-slim$", image, re.M)
+    for file in (ROOT / "envs").glob("*.yaml"):
+        assert f"python={python}" in yaml.safe_load(file.read_text())["dependencies"]
+    lock = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lock)
+    assert {"snakemake", "snakemake-executor-plugin-slurm"} <= {line.split("==")[0] for line in lock}
+
+
 def test_no_unsafe_loads_or_private_paths():
     for path in [*MODULES, *(ROOT / "rules").glob("*.smk"), *(ROOT / "config").glob("*.yaml")]:
         text = path.read_text()

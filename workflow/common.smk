@@ -26,6 +26,9 @@ def one_of(names):
     return "|".join(re.escape(str(name)) for name in names) or "(?!)"
 
 
+container: "envs/ctfm.sif"  # used with `--sdm apptainer` alone
+
+
 wildcard_constraints:
     corpus=one_of(cfg.corpora),
     dataset=one_of(cfg.datasets),
@@ -61,6 +64,11 @@ def plugins_of(stage, wildcards):
     if stage in ("evaluate", "summary"):
         return [f"tasks.{cfg.tasks[wildcards.task].kind}"]
     return [f"figures.{wildcards.figure}"] if stage == "figures" else []
+
+
+def again(times):
+    """How often a failed job is tried again: as a new job, never inside of a cluster's job, whose memory stays."""
+    return times if workflow.is_main_process else 0
 
 
 def more_each_try(amount, most=4):

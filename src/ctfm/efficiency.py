@@ -52,7 +52,7 @@ def benchmarks(folder: Path) -> pd.DataFrame:
     table = pd.concat(tables, ignore_index=True)
     if "rule_name" not in table or table["rule_name"].isna().all():
         raise UserError(f"{folder}: these benchmarks don't name their rules; run Snakemake with --benchmark-extended")
-    requests = [_resources(text) for text in table["resources"]]
+    requests = [resources_of(text) for text in table["resources"]]
     return pd.DataFrame(
         {
             "rule": table["rule_name"],
@@ -147,7 +147,7 @@ def by_group(tries: pd.DataFrame) -> pd.DataFrame:
     ).reset_index()
 
 
-def _resources(text: Any) -> dict[str, Any]:
+def resources_of(text: Any) -> dict[str, Any]:
     """Return the resources that a benchmark writes as the text of a mapping."""
     return dict(ast.literal_eval(text)) if isinstance(text, str) else {}
 

@@ -8,6 +8,7 @@ of SLURM's configuration, which no other cluster may hold: the executor plugin h
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -24,7 +25,8 @@ PLACE = Path("/etc/slurm")
 FILES = ("slurm.conf", "gres.conf")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
 NODES = ("127.0.0.1", "127.0.0.2")  # names that resolve on any machine
-CPUS, MEMORY_MB, GPUS = 16, 64000, 2  # of a node; nothing checks that they are there
+PR_SET_PDEATHSIG = 1
+CPUS, MEMORY_MB, GPUS = 16, 256000, 2  # of a node; nothing checks that they are there
 
 CONFIGURATION = """
 ClusterName=throwaway
@@ -34,7 +36,7 @@ SlurmUser=root
 SlurmdUser=root
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
@@ -77,7 +79,7 @@ def missing() -> str:
         return f"SLURM is not installed ({', '.join(absent)}): apt-get install slurm-wlm munge"
     if os.geteuid() != 0:
         return "a throw-away SLURM cluster needs root"
-    if any((PLACE / name).exists() for name in FILES):
+    if any((PLACE / name).exists() and not _left_behind(PLACE / name) for name in FILES):
         return f"{PLACE} holds a configuration: this machine belongs to a SLURM cluster"
     return ""
 
@@ -166,7 +168,14 @@ class Cluster:
         environment = {**os.environ, "PATH": _search()}
         path = shutil.which(command[0], path=_search())
         self.processes.append(
-            subprocess.Popen([str(path), *command[1:]], stdout=out, stderr=out, env=environment, start_new_session=True)
+            subprocess.Popen(
+                [str(path), *command[1:]],
+                stdout=out,
+                stderr=out,
+                env=environment,
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
+            )
         )
 
     def _wait(self, ready: object, what: str, seconds: float = 60) -> None:
@@ -175,6 +184,20 @@ class Cluster:
             if time.monotonic() > end or any(p.poll() is not None for p in self.processes):
                 raise RuntimeError(f"the throw-away cluster: no {what}; its logs are in {self.folder}")
             time.sleep(0.1)
+
+
+def _left_behind(link: Path) -> bool:
+    """Tell whether a configuration is that of a throw-away cluster whose daemons have ended."""
+    try:
+        pid = int((link.resolve().parent / "slurmctld.pid").read_text())
+    except (OSError, ValueError):
+        return link.is_symlink() and (link.resolve().parent / "munge.key").exists()
+    return link.is_symlink() and not Path(f"/proc/{pid}").exists()
+
+
+def _end_with_parent() -> None:
+    """Let a daemon end when the process that started it is killed."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @contextmanager

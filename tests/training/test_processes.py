@@ -46,15 +46,15 @@ assert facts["samples"] == 32
 """
 
 
-# Pre-training as it is, in double precision. torch's SyncBatchNorm refuses a CPU; this one does the same there.
+# Pre-training as it is, in double precision.
 REAL = """
 import json, os, sys
 from pathlib import Path
 import torch
-from torch.distributed.nn.functional import all_reduce
 from ctfm.config import Pretrain
 from ctfm.stages import pretrain
 from ctfm.training import corpus, loop
+from tests.training.batchnorm import use_on_a_cpu
 folder, count, entry = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
 torch.set_num_threads(1)
 loop.devices, loop.precision = lambda: count, lambda: "64-true"
@@ -69,22 +69,7 @@ def double_views(self, batch):
 
 pretrain.Pretraining.views = double_views
 
-def forward(self, x):
-    axes = [0, *range(2, x.ndim)]
-    shape = [1, -1] + [1] * (x.ndim - 2)
-    number = all_reduce(torch.tensor(float(x.numel() // x.shape[1])))
-    mean = all_reduce(x.sum(axes)) / number
-    centred = x - mean.reshape(shape)
-    variance = all_reduce(centred.square().sum(axes)) / number
-    with torch.no_grad():
-        self.num_batches_tracked += 1
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance * number / (number - 1), self.momentum)
-    scaled = centred / (variance.reshape(shape) + self.eps).sqrt()
-    return scaled * self.weight.reshape(shape) + self.bias.reshape(shape)
-
-torch.nn.SyncBatchNorm.forward = forward
-torch.nn.parallel.DistributedDataParallel._passing_sync_batchnorm_handle = lambda self, module: None
+use_on_a_cpu()
 for sampling in ("intra", "cross"):
     for broken in (False, True):
         settings = Pretrain(**entry, method_options={"sampling": sampling})
