@@ -5,6 +5,7 @@ rule evaluate_cases:
         cases=task_cases,
     output:
         table=f"{O}/evaluate/{{task}}/{{encoder}}/{{shots}}-{{seed}}.parquet",
+        slices=f"{O}/slices/{{task}}/{{encoder}}/{{shots}}-{{seed}}.parquet",
     log:
         f"{O}/logs/evaluate/{{task}}/{{encoder}}/{{shots}}-{{seed}}.log",
     benchmark:
@@ -19,7 +20,7 @@ rule evaluate_cases:
         adapted=subpath(input.adapted, parent=True),
     shell:
         "python -m ctfm evaluate --spec {params.spec:q} --cases {input.cases} --adapted {params.adapted}"
-        " --out {output.table} &> {log}"
+        " --out {output.table} --slices {output.slices} &> {log}"
 
 
 rule summarise_task:

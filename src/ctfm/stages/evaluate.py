@@ -27,6 +27,7 @@ def evaluate(
     cases: Annotated[Path, typer.Option(help="cases.parquet of the data set.")],
     adapted: Annotated[Path, typer.Option(help="Folder that 'ctfm adapt' wrote.")],
     out: Annotated[Path, typer.Option(help="Table to write; a picture of one case goes beside it.")],
+    slices: Annotated[Path | None, typer.Option(help="Table of planes to write, for figures.")] = None,
     spec: SpecOption = None,
     config: ConfigOption = None,
     task: TaskOption = None,
@@ -34,7 +35,7 @@ def evaluate(
     shots: Annotated[str | None, typer.Option(help="Labelled training cases, or all (with --config).")] = None,
     seed: Annotated[int | None, typer.Option(help="Training seed (with --config).")] = None,
 ) -> None:
-    """Measure the predictions on the test cases; writes a table ``metrics`` and a picture."""
+    """Measure the predictions on the test cases; writes a table ``metrics``, a picture, and a table ``slices``."""
     job = job_spec("evaluate", spec, config, task=task, encoder=encoder, shots=shots, seed=seed)
     kind = plugins.get("tasks", job["task"]["kind"])
     settings = plugins.settings("tasks", job["task"]["kind"])(**job["task"]["options"])
@@ -50,8 +51,11 @@ def evaluate(
         "encoder": job["encoder"],
         "shots": str(job["shots"]),
         "seed": job["seed"],
-        "split_hash": case_table.split_hash(listed),
     }
+    if slices is not None:
+        shown = kind.slices(settings, test, predictions) if hasattr(kind, "slices") else []
+        tables.write(tables.of("slices", [{**row, **fixed} for row in shown]), "slices", slices)
+    fixed["split_hash"] = case_table.split_hash(listed)
     tables.write(tables.of("metrics", [{**row, **fixed} for row in rows]), "metrics", out, facts={"spec": job})
     picture = kind.picture(settings, test[0], predictions)
     if picture is not None:
