@@ -1,8 +1,8 @@
 """Extended Data Figure 3 of the paper: tumours, patient by patient, from the table of cases.
 
 For each task: the Dice of every patient who has a tumour, ordered by the mean over encoders, a cross where the tumour
-was missed; and for those without a tumour the volume that was predicted all the same. Several training seeds are averaged;
-a patient counts as missed by an encoder as soon as one seed missed the tumour.
+was missed; and for those without a tumour the volume that was predicted all the same. Several training seeds are
+averaged; a patient counts as missed by an encoder as soon as one seed missed the tumour.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def draw(results: Results, settings: Figures) -> tuple[Figure, pd.DataFrame]:
     found = shared.read(results)
     if found is None:
         return shared.nothing(settings, "Extended Data Figure 3")
-    figure = style.blank(settings, 0.14 + 0.34 * len(found.tasks))
+    figure = style.blank(settings, 0.12 + 0.26 * len(found.tasks))
     axes = figure.subplots(len(found.tasks), 2, squeeze=False, width_ratios=[3, 1])
     parts = []
     for row, task in enumerate(found.tasks):
@@ -70,11 +70,11 @@ def _dice(axes: Axes, letter: str, task: str, table: pd.DataFrame, found: Tumour
         hit = ~own.missed.to_numpy()
         axes.vlines(x, 0, own.value, color=look.colour, linewidth=0.6, alpha=0.6)
         axes.plot(pd.Series(x)[hit], own.value[hit], look.marker, color=look.colour, markersize=3, markeredgewidth=0)
-        axes.plot(pd.Series(x)[~hit], own.value[~hit], "x", color=look.colour, markersize=4.5, clip_on=False, zorder=4)
+        axes.plot(pd.Series(x)[~hit], own.value[~hit], "x", color=look.colour, markersize=4.5, zorder=4)
     named = order if len(order) <= MANY else [""] * len(order)
     axes.set_xticks(range(len(order)), named, rotation=90, fontsize=4.5)
     axes.set_xlim(-0.7, max(len(order), 1) - 0.3)
-    axes.set_ylim(0, 1)
+    axes.set_ylim(-0.04, 1)
     axes.grid(axis="x", visible=False)
     axes.set_xlabel("patients with a tumour, best first")
     axes.set_ylabel("Dice of the tumour")
@@ -89,7 +89,7 @@ def _aside(found: Tumours, encoder: str) -> float:
 
 def _false(axes: Axes, letter: str, table: pd.DataFrame, found: Tumours) -> pd.DataFrame:
     rows = by_patient(table, "false_positive_ml")
-    style.heading(axes, letter, f"Without a tumour: {rows.patient.nunique()} patients")
+    style.heading(axes, letter, f"No tumour: n = {rows.patient.nunique()}")
     if rows.empty:
         style.message(axes, "Every test patient\nhas a tumour.")
         return rows.assign(panel=letter)
@@ -100,5 +100,5 @@ def _false(axes: Axes, letter: str, table: pd.DataFrame, found: Tumours) -> pd.D
     axes.set_xlim(-0.6, len(found.looks) - 0.4)
     axes.set_ylim(bottom=0)
     axes.grid(axis="x", visible=False)
-    axes.set_ylabel("predicted tumour, ml")
+    axes.set_ylabel("predicted, ml")
     return rows.assign(panel=letter)

@@ -2,8 +2,8 @@
 
 Panels as in the paper: (a) Dice and average surface distance of the tumour, as bars with intervals over patients and
 the published values as stars where the data are the same; (b) axial, (c) coronal, (d) sagittal plane through the tumour
-of one test case, with the contours of the truth and of each encoder. The distance is the published one, from prediction to
-truth; tumours that were missed have none, so their number stands above the bar. The case is that of median tumour
+of one test case, with the contours of the truth and of each encoder. The distance is the published one, from prediction
+to truth; tumours that were missed have none, so their number stands above the bar. The case is that of median tumour
 volume, which the truth alone decides.
 """
 
@@ -117,7 +117,6 @@ def _plane(axes: Axes, letter: str, shown: pd.DataFrame, found: Tumours) -> pd.D
     axes.imshow(window(image, WINDOW_HU), cmap="gray", vmin=0, vmax=255, aspect=first.row_mm / first.column_mm)
     axes.set_axis_off()
     truth = np.reshape(first.truth, shape)
-    _contour(axes, truth, TRUTH_COLOUR, 1.2)
     made = []
     for row in rows.itertuples():
         given = np.reshape(row.prediction, shape)
@@ -127,20 +126,22 @@ def _plane(axes: Axes, letter: str, shown: pd.DataFrame, found: Tumours) -> pd.D
         made.append({"panel": letter, **{k: getattr(row, k) for k in ("task", "dataset", "encoder", "shots")}})
         made[-1] |= {"metric": "dice_in_plane", "estimate": value, "case_id": row.case_id, "plane": plane}
         made[-1] |= {"note": "" if given.any() else "nothing predicted in this plane"}
+    _contour(axes, truth, TRUTH_COLOUR, 0.7, "dashed")
     return pd.DataFrame(made).reindex(columns=COLUMNS)
 
 
-def _contour(axes: Axes, mask: np.ndarray, colour: str, width: float) -> None:
+def _contour(axes: Axes, mask: np.ndarray, colour: str, width: float, line: str = "solid") -> None:
     if mask.any():
-        axes.contour(mask, levels=[0.5], colors=[colour], linewidths=width)
+        axes.contour(mask, levels=[0.5], colors=[colour], linewidths=width, linestyles=line)
 
 
 def _legend(figure: Figure, found: Tumours, shown: pd.DataFrame) -> None:
     handles = shared.handles(found)
-    handles.append(Line2D([], [], color=TRUTH_COLOUR, label="truth (contour)", linewidth=1.5))
+    handles.append(Line2D([], [], color=TRUTH_COLOUR, label="truth", linewidth=1.2, linestyle="dashed"))
     if found.rows.paper.notna().any():
-        mark = {"marker": style.PAPER_MARKER, "color": style.PAPER_COLOUR, "linestyle": ""}
-        handles.append(Line2D([], [], **mark, label="published", markersize=5))
+        star = Line2D([], [], marker=style.PAPER_MARKER, color=style.PAPER_COLOUR, linestyle="", markersize=5)
+        star.set_label("published")
+        handles.append(star)
     title = "Bars: mean over patients; lines: intervals over patients."
     if len(shown):
         first = shown.iloc[0]
