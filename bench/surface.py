@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python bench/surface.py [--size 300] [--rounds 3] [--labels 1 5 10 51 52 79 200]
 
-The truth is a phantom at 1.5 mm, with four lesions in the liver (200); the prediction a smooth deformation of it. Each label is measured by itself: one
-metric at a time, then all four; last, ours measures all labels of the case at once.
+The truth is a phantom at 1.5 mm, with four lesions in the liver (200); the prediction a smooth deformation of it. Each
+label is measured by itself: one metric at a time, then all four; last, ours measures all labels of the case at once.
 """
 
 from __future__ import annotations

@@ -73,6 +73,7 @@ def _bars(axes: Axes, found: Tumours, metric: str) -> pd.DataFrame:
     axes.set_xticks(range(len(found.tasks)), [_named(found, task) for task in found.tasks])
     axes.set_xlim(-0.6, len(found.tasks) - 0.4)
     axes.grid(axis="x", visible=False)
+    axes.set_ylim(bottom=0, top=None if axes.get_ylim()[1] > 0.1 else 1)  # where all are missed no bar has a height
     axes.set_ylabel(METRICS[metric])
     return pd.concat(drawn)
 
@@ -92,7 +93,7 @@ def _tell_missed(axes: Axes, found: Tumours, missed: pd.DataFrame) -> None:
         x = _x(found, found.tasks.index(row.task), row.encoder)
         text = f"{row.estimate * row.n:.3g} missed"
         axes.text(x, 0.98, text, rotation=90, va="top", ha="center", fontsize=4.5, transform=axes.get_xaxis_transform())
-    axes.margins(y=0.3)
+    axes.set_ylim(top=1.3 * axes.get_ylim()[1])
 
 
 def _case(results: Results, found: Tumours) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from ctfm import published
 from ctfm.config import Evaluate
 from ctfm.metrics import intervals
 from ctfm.metrics.intervals import Interval, Plan
-from ctfm.metrics.overlap import MISSED
+from ctfm.metrics.overlap import ABSENT, EXTRA, MISSED
 
 OURS, PUBLISHED, QUOTED = "ours", "published definition", "quoted"
 WIN_RATE = "_win_rate"  # a metric's name with this behind it: share of labels won against the reference
@@ -172,6 +172,7 @@ def _as_published(
 def _missed(own: pd.DataFrame, labels: list[str]) -> str:
     """Say how often a label that is there was not predicted, and whether such a case counts."""
     rows = own[own.label.isin(labels)]
+    rows = rows[~rows.note.fillna("").isin((EXTRA, ABSENT))]
     missed = rows[rows.note.fillna("").str.startswith(MISSED)]
     left_out = ", which are left out of the mean" if missed.value.isna().any() else ""
     return f"{MISSED} in {len(missed)} of {len(rows)} values{left_out}" if len(missed) else ""
