@@ -1,9 +1,9 @@
 """Surface distances of one case: ours against MONAI's metrics, side by side, one thread.
 
-    OMP_NUM_THREADS=1 python bench/surface.py [--size 300] [--rounds 3] [--labels 1 5 10 51 52 79]
+    OMP_NUM_THREADS=1 python bench/surface.py [--size 300] [--rounds 3] [--labels 1 5 10 51 52 79 200]
 
-The truth is a phantom at 1.5 mm, the prediction a smooth deformation of it. Each label is measured by itself: one
-metric at a time, then all four; last, ours measures all labels of the case at once.
+The truth is a phantom at 1.5 mm, with four lesions in the liver (200); the prediction a smooth deformation of it. Each
+label is measured by itself: one metric at a time, then all four; last, ours measures all labels of the case at once.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ctfm.metrics import surface
 from ctfm.phantom import anatomy
 
 SPACING, TOLERANCE = (1.5, 1.5, 1.5), 3.0
+LESIONS = 200
 NAMES = ("asd", "assd", "hd95", "nsd")
 Way = Callable[[np.ndarray, np.ndarray], list[float]]
 
@@ -33,6 +34,12 @@ def pair(size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return truth and prediction, uint8 ids."""
     rng = np.random.default_rng(0)
     truth = anatomy.case(rng, (size,) * 3, SPACING)[1].array
+    liver = np.argwhere(truth == anatomy.labels()["liver"])
+    for spot in liver[rng.integers(len(liver), size=4)]:
+        low = np.maximum(spot - 12, 0)
+        part = truth[tuple(slice(a, b + 12) for a, b in zip(low, spot, strict=True))]
+        away = sum((axis + a - s) ** 2 for axis, a, s in zip(np.indices(part.shape), low, spot, strict=True))
+        part[(away < rng.integers(16, 100)) & (part == anatomy.labels()["liver"])] = LESIONS
     coarse = rng.normal(0, 1.2, (3, 10, 10, 10))
     shifts = [ndimage.zoom(axis, size / 10, order=1) for axis in coarse]
     grid = np.meshgrid(*[np.arange(size)] * 3, indexing="ij", sparse=True)
@@ -89,7 +96,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--size", type=int, default=300)
     options.add_argument("--rounds", type=int, default=3)
-    options.add_argument("--labels", type=int, nargs="+", default=[1, 5, 10, 51, 52, 79])
+    options.add_argument("--labels", type=int, nargs="+", default=[1, 5, 10, 51, 52, 79, LESIONS])
     chosen = options.parse_args()
     if os.environ.get("OMP_NUM_THREADS") != "1":
         sys.exit("set OMP_NUM_THREADS=1: both sides are measured on one thread")

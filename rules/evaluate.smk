@@ -6,6 +6,7 @@ rule evaluate_cases:
         external=external_cases,
     output:
         table=f"{O}/evaluate/{{task}}/{{encoder}}/{{shots}}-{{seed}}.parquet",
+        slices=f"{O}/slices/{{task}}/{{encoder}}/{{shots}}-{{seed}}.parquet",
     log:
         f"{O}/logs/evaluate/{{task}}/{{encoder}}/{{shots}}-{{seed}}.log",
     benchmark:
@@ -20,7 +21,7 @@ rule evaluate_cases:
         adapted=subpath(input.adapted, parent=True),
     shell:
         "python -m ctfm evaluate --spec {params.spec:q} --cases {input.cases} --adapted {params.adapted}"
-        " --out {output.table} {input.external} &> {log}"
+        " --out {output.table} --slices {output.slices} {input.external} &> {log}"
 
 
 rule summarise_task:

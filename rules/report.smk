@@ -3,6 +3,7 @@ rule draw_figure:
     input:
         summaries=SUMMARIES,
         metrics=METRICS,
+        slices=SLICES,
         scores=SCORES,
         cases=CASES,
     output:

@@ -141,3 +141,37 @@ def stamp(stage: str, **settings) -> dict:
 def picture(path: Path) -> None:
     """Write a small PNG."""
     pictures.write_png(np.zeros((8, 8), np.uint8), path)
+
+
+def tumours(root: Path, task: str = "liver_tumour", encoders=("ctfm", "random"), *, dataset="phantoms", n=6) -> Path:
+    """Write the tables of a tumour task: the last patient has no tumour, and one encoder misses that of the first."""
+    parts = [_tumour_rows(task, encoder, dataset, n) for encoder in encoders]
+    for encoder, part in zip(encoders, parts, strict=True):
+        tables.write(part, "metrics", root / f"evaluate/{task}/{encoder}/all-0.parquet")
+        fixed = {"task": task, "dataset": dataset, "encoder": encoder, "shots": "all", "seed": 0, "case_id": "s0002"}
+        fixed |= {"patient": "p2", "label": "tumour", "rows": 8, "columns": 9, "row_mm": 2.0, "column_mm": 1.0}
+        disc = ((np.indices((8, 9)) - 4) ** 2).sum(axis=0) < 7
+        moved = np.roll(disc, len(encoder) % 3, axis=1)
+        seen = {"image": (40 * disc).ravel().tolist(), "truth": disc.astype(int).ravel().tolist()}
+        seen |= {"prediction": moved.astype(int).ravel().tolist()}
+        planes = [{**fixed, **seen, "plane": plane} for plane in ("axial", "coronal", "sagittal")]
+        tables.write(tables.of("slices", planes), "slices", root / f"slices/{task}/{encoder}/all-0.parquet")
+    rows = summarise(pd.concat(parts, ignore_index=True), Evaluate(bootstrap=200))
+    tables.write(tables.of("summary", rows), "summary", root / f"evaluate/{task}/summary.parquet")
+    return root
+
+
+def _tumour_rows(task: str, encoder: str, dataset: str, n: int) -> pd.DataFrame:
+    rng, rows = np.random.default_rng(len(encoder)), []
+    for i in range(n):
+        missed, absent = i == 0 and encoder == "random", i == n - 1
+        note = "missed" if missed else "absent from the truth" if absent else ""
+        values = {"dice": np.nan if absent else 0.0 if missed else rng.uniform(0.4, 0.9)}
+        if absent:
+            values["false_positive_ml"] = rng.uniform(0, 3)
+        else:
+            values |= {"asd": np.nan if missed else rng.uniform(1, 5), "missed": float(missed)}
+        one = {"case_id": f"s{i:04d}", "patient": f"p{i}", "label": "cancer", "group": "tumour", "note": note}
+        rows += [{**one, "metric": metric, "value": value} for metric, value in values.items()]
+    fixed = {"task": task, "dataset": dataset, "encoder": encoder, "shots": "all", "seed": 0, "split_hash": "abc"}
+    return tables.of("metrics", [{**row, **fixed} for row in rows])

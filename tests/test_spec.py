@@ -182,3 +182,13 @@ def test_options_of_one_encoder_change_its_job_alone():
         spec.check({**base, "tasks": {"t": {**base["tasks"]["t"], "per_encoder": {"c": {}}}}})
     with pytest.raises(UserError, match=r"per_encoder\.a options\.learning_rat: unknown key"):
         spec.check({**base, "tasks": {"t": {**base["tasks"]["t"], "per_encoder": {"a": {"learning_rat": 1}}}}})
+
+
+def test_the_papers_tumours_have_their_learning_rates(root):
+    cfg = spec.load(root / "config/config.yaml", root / "config/tumours.yaml")
+    assert len(cfg.tasks) == len(cfg.datasets) == 4 and all(entry.split == "paper" for entry in cfg.datasets.values())
+    for task in cfg.tasks:
+        jobs = [spec.spec(cfg, "adapt", task=task, encoder=e, shots="all", seed=0) for e in ("ctfm", "random")]
+        ours, theirs = (job["task"]["options"] for job in jobs)
+        assert (ours.pop("learning_rate"), theirs.pop("learning_rate")) == (5e-4, 2e-4)
+        assert ours == theirs

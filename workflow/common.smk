@@ -198,6 +198,9 @@ METRICS = [
     for task in cfg.tasks
     for run in adaptations(task)
 ]
+SLICES = [
+    f"{O}/slices/{task}/{run}.parquet" for task in cfg.tasks for run in adaptations(task)
+]
 SUMMARIES = [f"{O}/evaluate/{task}/summary.parquet" for task in cfg.tasks]
 CASES = [f"{O}/datasets/{dataset}/cases.parquet" for dataset in cfg.datasets]
 PUBLISHED_FIGURES = ["fig2", "ed1", "fig4"]  # those that the published tables hold data for

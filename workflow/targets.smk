@@ -19,7 +19,7 @@ GOALS = {
         for task in cfg.tasks
         for run in adaptations(task)
     ],
-    "evaluate": SUMMARIES,
+    "evaluate": SUMMARIES + SLICES,
     "figures": FIGURES,
     "published": [
         f"{O}/published/report/figures/{figure}.png"

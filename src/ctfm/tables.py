@@ -168,6 +168,27 @@ SCHEMAS = {
             "note": TEXT,
         }
     ),
+    # slices/<task>/<encoder>/<shots>-<seed>.parquet: planes that figures show; empty for tasks that have none
+    "slices": pa.schema(
+        {
+            "task": TEXT,
+            "dataset": TEXT,
+            "encoder": TEXT,
+            "shots": TEXT,
+            "seed": INT,
+            "case_id": TEXT,
+            "patient": TEXT,
+            "label": TEXT,  # the label or group that truth and prediction are of
+            "plane": TEXT,  # axial, coronal, sagittal
+            "rows": INT,
+            "columns": INT,
+            "row_mm": REAL,  # distance of rows
+            "column_mm": REAL,
+            "image": INTS,  # HU, row by row, as shown by custom (ctfm.imaging.pictures.planes)
+            "truth": INTS,  # 1 within the label
+            "prediction": INTS,
+        }
+    ),
     # evaluate/<task>/summary.parquet
     "summary": pa.schema(
         {

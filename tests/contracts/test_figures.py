@@ -21,6 +21,7 @@ SETTINGS = Figures(dpi=80)
 def results(tmp_path_factory):
     root = synthetic.run(tmp_path_factory.mktemp("results"))
     synthetic.training(root)
+    synthetic.tumours(root)
     return root
 
 
@@ -77,8 +78,38 @@ def test_without_tables_says_which_command_makes_them(name, tmp_path):
 def test_draws_whatever_was_run(name, kwargs, tmp_path):
     root = synthetic.run(tmp_path, **kwargs)
     synthetic.training(root)
+    synthetic.tumours(root, encoders=kwargs.get("encoders", ("ctfm", "random")), n=kwargs.get("patients", 6) % 9)
     _, rows, _ = drawn(name, root, tmp_path / name)
     assert len(rows)
+
+
+def test_tumours_are_shown_with_their_failures_and_the_papers_values(tmp_path):
+    synthetic.tumours(tmp_path, "msd_lung", dataset="msd_task06_lung", n=13)
+    synthetic.tumours(tmp_path, "other")
+    figure, rows, _ = drawn("fig3", tmp_path, tmp_path / "x")
+    bars = rows[(rows.panel == "a") & (rows.task == "msd_lung")].set_index(["encoder", "metric"])
+    assert bars.loc[("ctfm", "dice"), "paper"] == 0.609 and bars.loc[("random", "asd"), "paper"] == 62.1
+    assert "missed in 1 of 12 values, which are left out of the mean" in bars.loc[("random", "asd"), "note"]
+    assert rows[(rows.panel == "a") & (rows.task == "other")].paper.isna().all()
+    assert "1 missed" in texts(figure) and "0 missed" in texts(figure)
+    planes = rows[rows.panel != "a"]
+    assert set(planes.plane) == {"axial", "coronal", "sagittal"} and len(planes) == 6
+    assert planes.set_index(["encoder", "plane"]).estimate["ctfm", "axial"] < 1
+    _, rows, _ = drawn("ed3", tmp_path, tmp_path / "y")
+    lung = rows[rows.task == "msd_lung"]
+    assert lung[lung.missed].patient.tolist() == ["p0"] and lung[lung.missed].value.tolist() == [0]
+    assert set(lung[lung.metric == "false_positive_ml"].patient) == {"p12"}
+    assert set(lung[lung.metric == "dice"].patient) == {f"p{i}" for i in range(12)}
+    figure, _, _ = drawn("fig2", tmp_path, tmp_path / "z")
+    assert "needs a segmentation task" in texts(figure)
+
+
+def test_a_figure_of_tumours_without_planes_says_so(tmp_path):
+    synthetic.tumours(tmp_path)
+    for path in (tmp_path / "slices").glob("*/*/*.parquet"):
+        path.unlink()
+    figure, rows, _ = drawn("fig3", tmp_path, tmp_path / "x")
+    assert "No planes" in texts(figure) and set(rows.panel) == {"a"}
 
 
 def ticks(figure, letter):

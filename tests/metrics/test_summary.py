@@ -152,3 +152,21 @@ def test_ties_are_counted_among_labels_that_have_values():
     rows = summarised(ours, theirs)
     (row,) = rows[(rows.metric == "dice_win_rate") & (rows.group == "all")].itertuples()
     assert row.note.startswith("1 ties among 4 labels")
+
+
+def test_missed_tumours_are_told_in_our_rows_and_in_published_ones(tmp_path):
+    table = pd.concat([synthetic._tumour_rows("t", e, "msd_task06_lung", 13) for e in ("ctfm", "random")])
+    rows = pd.DataFrame(summary.summarise(table, Evaluate(bootstrap=100)))
+    rows = rows[(rows.encoder == "random") & (rows.reference == "") & (rows.group == "tumour")].set_index(
+        ["metric", "method"]
+    )
+    for method in ("ours", "published definition"):
+        asd, dice = rows.loc[("asd", method)], rows.loc[("dice", method)]
+        assert "missed in 1 of 12 values, which are left out of the mean" in asd.note and asd.n == 11
+        assert "missed in 1 of 12 values" in dice.note and "left out" not in dice.note and dice.n == 12
+        assert asd.paper == 62.1 and dice.paper == 0.532
+    assert "percentile bootstrap over cases" in rows.loc[("asd", "published definition")].note
+    values = table[(table.encoder == "random") & (table.metric == "asd")].value
+    assert rows.loc[("asd", "published definition")].estimate == pytest.approx(values.mean())
+    quoted = pd.DataFrame(summary.summarise(table, Evaluate(bootstrap=100))).query("method == 'quoted'")
+    assert set(quoted.metric) == {"dice", "asd"} and len(quoted) == 4

@@ -80,6 +80,18 @@ def test_measures_the_test_split_only_and_writes_table_and_picture(tmp_path, fak
     assert tables.facts(out)["spec"] == SPEC
 
 
+def test_planes_to_show_are_a_table_even_where_a_task_has_none(tmp_path, fake):
+    cases, folder = write_cases(tmp_path), adapted(tmp_path / "a")
+    stage.evaluate(cases=cases, adapted=folder, out=tmp_path / "t", slices=tmp_path / "s", spec=json.dumps(SPEC))
+    assert tables.read("slices", tmp_path / "s").empty
+    row = {"case_id": "s1", "patient": "p1", "label": "tumour", "plane": "axial", "rows": 1, "columns": 2}
+    row |= {"row_mm": 1.0, "column_mm": 2.0, "image": [3, 4], "truth": [0, 1], "prediction": [1, 1]}
+    plugins.get().slices = lambda settings, test, predictions: [row | {"case_id": test[-1].case}]
+    stage.evaluate(cases=cases, adapted=folder, out=tmp_path / "t", slices=tmp_path / "s", spec=json.dumps(SPEC))
+    (found,) = tables.read("slices", tmp_path / "s").to_dict("records")
+    assert (found["case_id"], found["encoder"], list(found["image"])) == ("s3", "ctfm", [3, 4])
+
+
 def test_a_missing_prediction_is_an_error_that_names_the_case(tmp_path, fake):
     fake.silent = {"s3"}
     with pytest.raises(UserError, match=r"s3.*ctfm adapt"):

@@ -35,6 +35,11 @@ class Results:
         """All pre-trained encoders: one row per checkpoint, seed and score."""
         return self._joined("scores", "probe/*/scores.parquet")
 
+    @cached_property
+    def slices(self) -> pd.DataFrame:
+        """All tasks: planes to show, one row per run, case and plane."""
+        return self._joined("slices", "slices/*/*/*.parquet")
+
     def labels(self, task: str) -> pd.DataFrame:
         """Return the labels of a task and their groups, from the first of its tables ``metrics``."""
         found = sorted(self.root.glob(f"evaluate/{task}/*/*.parquet"))[:1]

@@ -15,7 +15,7 @@ from ctfm import published
 from ctfm.config import Figures
 from ctfm.figures import _style as style
 from ctfm.figures._results import Results
-from ctfm.metrics.summary import LABEL, OURS, WIN_RATE, by_size
+from ctfm.metrics.summary import LABEL, OURS, TUMOUR, WIN_RATE, by_size
 
 METRIC, WINS = "dice", "dice" + WIN_RATE
 NUMBERS = ["estimate", "low", "high", "n", "p_value", "p_holm", "seeds", "seed_low", "seed_high"]
@@ -61,8 +61,12 @@ class View(NamedTuple):
 
 
 def views(results: Results) -> list[View]:
-    """Return the segmentation tasks of a run, the one with the most labels first; an encoder looks alike in all."""
+    """Return the segmentation tasks of a run, the one with the most labels first; an encoder looks alike in all.
+
+    Tumours have figures of their own.
+    """
     rows = results.summary[results.summary.metric.isin([METRIC, WINS])]
+    rows = rows[~rows.task.isin(set(rows[rows.group == TUMOUR].task))]
     own = rows[rows.method == OURS]
     references = _references(own)
     names = [*references, *sorted(set(own.encoder) - set(references))]

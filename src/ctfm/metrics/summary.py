@@ -5,7 +5,8 @@ over the patient's cases and over the training seeds; intervals are over patient
 far the seeds lie apart stands in columns of its own. Methods:
 
 - ``ours``: estimates, paired differences to a reference encoder, win rates over labels.
-- ``published definition``: the same mean with the interval that the paper seems to have used; for comparison.
+- ``published definition``: the same mean with the interval that the paper seems to have used; for comparison. Of
+  tumours, Dice and ``asd`` over the cases that have a value: a missed tumour has no ``asd``, and its note says so.
 - ``quoted``: what the paper printed for the same data, and rivals that it or others reported.
 """
 
@@ -21,12 +22,14 @@ from ctfm import published
 from ctfm.config import Evaluate
 from ctfm.metrics import intervals
 from ctfm.metrics.intervals import Interval, Plan
+from ctfm.metrics.overlap import ABSENT, EXTRA, MISSED
 
 OURS, PUBLISHED, QUOTED = "ours", "published definition", "quoted"
 WIN_RATE = "_win_rate"  # a metric's name with this behind it: share of labels won against the reference
 SHARES = 10**6  # more than any data set has cases
 LABEL = "label:"  # a group's name with this before it: one label alone
-PUBLISHED_METRICS = ("dice",)
+TUMOUR = "tumour"  # a group of labels: the paper measured it alone
+PUBLISHED_METRICS = ("dice", "asd")
 LOWER_IS_BETTER = ("hd95", "asd", "assd", "distance", "false_positive", "missed", "error", "brier")
 NO_TEST = {"reference": "", "p_value": np.nan, "p_holm": np.nan}
 NO_SEEDS: dict[str, Any] = {"seed_estimates": [], "seed_low": np.nan, "seed_high": np.nan}
@@ -97,13 +100,15 @@ def _setting(part: pd.DataFrame, settings: Evaluate) -> Iterator[dict[str, Any]]
     for encoder, cube in cubes.items():
         here = {**fixed, "encoder": encoder, "seeds": len(cube.seeds)}
         of_seeds = [intervals.label_means(values) for values in cube.values]
+        own = part[part.encoder == encoder]
         for group, found in _some(intervals.bootstrap(cube.mean(), groups, plan)):
-            yield {**here, **result(group, found), **_seeds(of_seeds, groups[group], plan)}
+            note = _missed(own, [labels[column] for column in groups[group]])
+            yield {**here, **result(group, found, note=note), **_seeds(of_seeds, groups[group], plan)}
         for place, name in enumerate(known):
             if encoder not in known[: place + 1]:  # a pair of references is compared once
                 yield from _against({**here, "reference": name}, cube, cubes[name], groups, plan)
         if first.metric in PUBLISHED_METRICS:
-            yield from _as_published(here, part[part.encoder == encoder], labels, groups, plan)
+            yield from _as_published(here, own, labels, groups, plan)
 
 
 def _groups(part: pd.DataFrame, labels: list[str]) -> dict[str, list[int]]:
@@ -167,9 +172,26 @@ def _as_published(
 ) -> Iterator[dict[str, Any]]:
     cases = _cube(own, "case_id", sorted(set(own.case_id)), labels).mean()
     named = {group: columns for group, columns in groups.items() if not group.startswith(LABEL)}
-    note = "labels absent from a scan dropped; normal interval over all (case, label) values"
-    for group, found in _some(intervals.pooled_normal(cases, named, plan)):
-        yield {**here, **result(group, found, PUBLISHED, note)}
+    if TUMOUR in groups:
+        note = "mean over the cases that have a value; percentile bootstrap over cases"
+        intervals_of = intervals.bootstrap(cases, {TUMOUR: groups[TUMOUR]}, plan._replace(method="percentile"))
+    elif here["metric"] == "dice":
+        note = "labels absent from a scan dropped; normal interval over all (case, label) values"
+        intervals_of = intervals.pooled_normal(cases, named, plan)
+    else:
+        return
+    for group, found in _some(intervals_of):
+        missed = _missed(own, [labels[column] for column in groups[group]])
+        yield {**here, **result(group, found, PUBLISHED, "; ".join(part for part in (note, missed) if part))}
+
+
+def _missed(own: pd.DataFrame, labels: list[str]) -> str:
+    """Say how often a label that is there was not predicted, and whether such a case counts."""
+    rows = own[own.label.isin(labels)]
+    rows = rows[~rows.note.fillna("").isin((EXTRA, ABSENT))]
+    missed = rows[rows.note.fillna("").str.startswith(MISSED)]
+    left_out = ", which are left out of the mean" if missed.value.isna().any() else ""
+    return f"{MISSED} in {len(missed)} of {len(rows)} values{left_out}" if len(missed) else ""
 
 
 def adjusted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ctfm import published, tables
-from ctfm.metrics.summary import LABEL, OURS, PUBLISHED, QUOTED, WIN_RATE, by_size, lower_is_better
+from ctfm.metrics.summary import LABEL, OURS, PUBLISHED, QUOTED, TUMOUR, WIN_RATE, by_size, lower_is_better
 from ctfm.reporting.facts import NARROW, Table, number
 
 MAIN = "dice"
@@ -34,7 +34,8 @@ def _task(table: pd.DataFrame, coverage: float) -> dict[str, Any]:
     own = table[table.method != QUOTED]
     metrics = [metric for metric in own.metric.unique() if not metric.endswith(WIN_RATE)]
     main = MAIN if MAIN in metrics else metrics[0]
-    overall, groups = own[own.group == "all"], own[~own.group.str.startswith(LABEL)]
+    whole = TUMOUR if TUMOUR in set(own.group) else "all"
+    overall, groups = own[own.group == whole], own[~own.group.str.startswith(LABEL)]
     others = overall[(overall.metric != main) & ~overall.metric.str.endswith(WIN_RATE)]
     return {
         "name": table.task.iloc[0],
@@ -47,11 +48,11 @@ def _task(table: pd.DataFrame, coverage: float) -> dict[str, Any]:
         "main": _main(overall, main),
         "gains": _gains(overall, main),
         "verdicts": _verdicts(overall, main),
-        "groups": _plain(groups[(groups.metric == main) & (groups.group != "all")]),
+        "groups": _plain(groups[(groups.metric == main) & (groups.group != whole)]),
         "others": _plain(others),
         "comparable": bool(table.paper.notna().any()),
         "not_comparable": _reasons(table),
-        "quoted": _quoted(str(table.dataset.iloc[0])) if main == MAIN else Table([], []),
+        "quoted": _quoted(str(table.dataset.iloc[0]), whole) if main == MAIN else Table([], []),
     }
 
 
@@ -199,10 +200,10 @@ def _reasons(table: pd.DataFrame) -> list[str]:
     return reasons + [f"{row.encoder}, {row.metric}, {row.group}: {row.caveat}." for row in caveats.itertuples()]
 
 
-def _quoted(dataset: str) -> Table:
-    """Return the published values for whole-body segmentation, with their caveats."""
+def _quoted(dataset: str, group: str) -> Table:
+    """Return the published values for whole-body segmentation (group ``all``) or for tumours, with their caveats."""
     rows = published.table()
-    rows = rows[(rows.task == "wholebody") & (rows.group == "all")]
+    rows = rows[(rows.task == {"all": "wholebody"}.get(group, group)) & (rows.group == group)]
     head = ["method", "metric", "value", "cases", "same data set", "source", "caveat"]
     lines = []
     for row in rows.itertuples():

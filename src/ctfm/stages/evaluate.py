@@ -31,6 +31,7 @@ def evaluate(
     external: Annotated[
         list[Path] | None, typer.Argument(help="cases.parquet of the further data sets that 'ctfm adapt' was given.")
     ] = None,
+    slices: Annotated[Path | None, typer.Option(help="Table of planes to write, for figures.")] = None,
     spec: SpecOption = None,
     config: ConfigOption = None,
     task: TaskOption = None,
@@ -38,11 +39,11 @@ def evaluate(
     shots: Annotated[str | None, typer.Option(help="Labelled training cases, or all (with --config).")] = None,
     seed: Annotated[int | None, typer.Option(help="Training seed (with --config).")] = None,
 ) -> None:
-    """Measure the predictions on the test cases; writes a table ``metrics`` and a picture."""
+    """Measure the predictions on the test cases; writes a table ``metrics``, a picture, and a table ``slices``."""
     job = job_spec("evaluate", spec, config, task=task, encoder=encoder, shots=shots, seed=seed)
     kind = plugins.get("tasks", job["task"]["kind"])
     settings = plugins.settings("tasks", job["task"]["kind"])(**job["task"]["options"])
-    predictions = adapted / "predictions"
+    predictions = need_file(adapted / "predictions", "run 'ctfm adapt' first")
     listed, test = _test(cases)
     fixed = {"task": job["task"]["name"], "encoder": job["encoder"], "shots": str(job["shots"]), "seed": job["seed"]}
     parts = [(job["task"]["dataset"], listed, test, predictions)]
@@ -53,11 +54,18 @@ def evaluate(
         own = {**fixed, "dataset": dataset, "split_hash": case_table.split_hash(table)}
         rows += [{**row, **own} for row in found]
     tables.write(tables.of("metrics", rows), "metrics", out, facts={"spec": job})
-    picture = kind.picture(settings, test[0], predictions)
-    if picture is not None:
-        with atomic(out.with_suffix(".png")) as temporary:
-            picture.savefig(temporary, format="png", metadata={"Software": None})
+    if slices is not None:
+        shown = kind.slices(settings, test, predictions) if hasattr(kind, "slices") else []
+        own = {**fixed, "dataset": job["task"]["dataset"]}
+        tables.write(tables.of("slices", [{**row, **own} for row in shown]), "slices", slices)
+    _picture(kind.picture(settings, test[0], predictions), out.with_suffix(".png"))
     log.info("%s: %d values of %d test cases", out, len(rows), sum(len(unseen) for _, _, unseen, _ in parts))
+
+
+def _picture(picture: Any, path: Path) -> None:
+    if picture is not None:
+        with atomic(path) as temporary:
+            picture.savefig(temporary, format="png", metadata={"Software": None})
 
 
 def _test(cases: Path) -> tuple[pd.DataFrame, list[CaseFile]]:
