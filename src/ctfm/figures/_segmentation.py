@@ -74,7 +74,7 @@ def views(results: Results) -> list[View]:
 
 def _view(rows: pd.DataFrame, looks: dict[str, style.Look]) -> View:
     own = rows[rows.method == OURS]
-    shots = sorted(own.shots.unique(), key=lambda text: int(text) if text.isdigit() else np.inf)
+    shots = sorted(own.shots.unique(), key=lambda text: np.inf if text == "all" else float(text))
     looks = {name: look for name, look in looks.items() if name in set(own.encoder)}
     return View(rows, str(own.task.iloc[0]), str(own.dataset.iloc[0]), shots, _references(own), looks)
 
