@@ -166,11 +166,13 @@ EXPORTED = [
     f"{O}/encoders/{encoder}/model.safetensors"
     for encoder in [*cfg.pretrain, *cfg.encoders]
 ]
+PROBED = cfg.datasets[cfg.tasks[cfg.probe.task].dataset].kind if cfg.probe else None
 TEST_SETS = sorted(
     {
         f"{O}/datasets/{name}/cases.parquet"
         for task in cfg.tasks.values()
         for name in (task.dataset, *task.external)
+        if cfg.datasets[name].kind == PROBED
     }
 )
 CHECKED = [f"{O}/probe/cases.json"] if cfg.probe else []

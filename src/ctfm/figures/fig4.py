@@ -63,8 +63,8 @@ def draw(results: Results, settings: Figures) -> tuple[Figure, pd.DataFrame]:
         figure = style.blank(settings, 0.35)
         style.message(
             figure.subplots(),
-            "Figure 4 needs a task that answers with probabilities, with its summary (evaluate/<task>/summary.parquet)\n"
-            "and values. Add an entry of kind 'triage' to tasks, then make it with 'snakemake evaluate', or with 'ctfm summary'.",
+            "Figure 4 needs a task that answers with probabilities (evaluate/<task>/summary.parquet).\n"
+            "Add an entry of kind 'triage' to tasks, then make it with 'snakemake evaluate', or with 'ctfm summary'.",
         )
         return figure, pd.DataFrame(columns=COLUMNS)
     figure = style.blank(settings, 0.62)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,6 @@ def predictions(root: Path) -> list[dict[str, str]]:
     ]
 
 
-def _shots(path: Path) -> int:
+def _shots(path: Path) -> float:
     number = path.stem.split("-")[0]
-    return -int(number) if number.isdigit() else -(10**9)
+    return -math.inf if number == "all" else -float(number)
