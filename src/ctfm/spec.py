@@ -23,7 +23,6 @@ from ctfm.files import need_file
 
 MACHINE_VARIABLE = "CTFM_MACHINE"
 MEASURES = {"of": "evaluate"}  # the mark of a task's option that only says what is measured
-TASK_KEYS = {"kind", "dataset", "few_shot", "external"}  # of a task's entry, what every one of its jobs is told
 ENTRIES = ("corpora", "datasets", "pretrain", "encoders", "tasks")  # sections of entries that the user names
 
 
@@ -71,9 +70,8 @@ def check(settings: Mapping[str, Any]) -> Config:
         _options("datasets", dataset.kind, {}, f"datasets.{name}.kind")
     known = {**cfg.pretrain, **cfg.encoders}
     for name, task in cfg.tasks.items():
-        _reference(f"tasks.{name}.dataset", task.dataset, cfg.datasets, "datasets")
-        for external in task.external:
-            _reference(f"tasks.{name}.external", external, cfg.datasets, "datasets")
+        for key, named in (("dataset", task.dataset), *(("external", other) for other in task.external)):
+            _reference(f"tasks.{name}.{key}", named, cfg.datasets, "datasets")
         for encoder_name in task.encoders:
             _reference(f"tasks.{name}.encoders", encoder_name, known, "pretrain and encoders")
         _options("tasks", task.kind, task.options, f"tasks.{name}.kind")
@@ -199,7 +197,7 @@ def _export(cfg: Config, name: str) -> dict[str, Any]:
 def _task(cfg: Config, name: str, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
     task = _entry(cfg.tasks, "tasks", name)
     options = _options("tasks", task.kind, {**task.options, **(changes or {})}, f"tasks.{name}")
-    return {"name": name, **task.model_dump(include=TASK_KEYS), "options": options}
+    return {"name": name, **task.model_dump(include={"kind", "dataset", "few_shot", "external"}), "options": options}
 
 
 def _training(cfg: Config, name: str, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
