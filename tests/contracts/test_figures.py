@@ -62,10 +62,9 @@ def test_without_tables_says_which_command_makes_them(name, tmp_path):
     assert "snakemake" in texts(figure)
 
 
-@pytest.mark.parametrize("name", FIGURES)
-@pytest.mark.parametrize(
-    "kwargs",
-    [
+@pytest.fixture(
+    scope="module",
+    params=[
         {"encoders": ("ctfm",), "shots": ("all",), "seeds": (0,)},
         {"encoders": ("ctfm", "random", "suprem"), "dataset": "totalsegmentator", "patients": 248, "shots": ("all",)},
         {"encoders": ("a", "b", "random", "suprem"), "shots": ("5", "10", "all")},
@@ -75,11 +74,15 @@ def test_without_tables_says_which_command_makes_them(name, tmp_path):
     ],
     ids=["alone", "as-in-the-paper", "two-of-ours", "one-patient", "one-label", "many-labels"],
 )
-def test_draws_whatever_was_run(name, kwargs, tmp_path):
-    root = synthetic.run(tmp_path, **kwargs)
+def whatever(request, tmp_path_factory):
+    root, kwargs = synthetic.run(tmp_path_factory.mktemp("whatever"), **request.param), request.param
     synthetic.training(root)
-    synthetic.triage(root, **{key: kwargs[key] for key in ("encoders", "shots", "seeds") if key in kwargs})
-    _, rows, _ = drawn(name, root, tmp_path / name)
+    return synthetic.triage(root, **{key: kwargs[key] for key in ("encoders", "shots", "seeds") if key in kwargs})
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_draws_whatever_was_run(name, whatever, tmp_path):
+    _, rows, _ = drawn(name, whatever, tmp_path / name)
     assert len(rows)
 
 
