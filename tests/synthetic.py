@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from ctfm import tables
 from ctfm.config import Evaluate
 from ctfm.files import write_json
 from ctfm.imaging import pictures
+from ctfm.metrics import decisions
 from ctfm.metrics.summary import summarise
 
 LABELS = {"liver": "organs", "spleen": "organs", "aorta": "cardiac", "heart": "cardiac", "rib_left_1": "ribs"}
@@ -47,6 +49,33 @@ def run(root: Path, encoders=("ctfm", "random"), shots=("5", "all"), seeds=(0, 1
     rows = summarise(pd.concat(parts, ignore_index=True), Evaluate(bootstrap=200))
     tables.write(tables.of("summary", rows), "summary", folder / "summary.parquet")
     return root
+
+
+def triage(root: Path, encoders=("ctfm", "random"), shots=("0.1", "all"), seeds=(0, 1)) -> Path:
+    """Write the tables ``metrics`` and ``summary`` of a task with probabilities on two data sets; return ``root``."""
+    folder, parts = root / "evaluate" / "head_triage", []
+    for encoder, number, seed in itertools.product(encoders, shots, seeds):
+        rows = [_answers(encoder, number, seed, name, n) for name, n in (("heads", 24), ("others", 16))]
+        parts.append(pd.concat(rows, ignore_index=True))
+        tables.write(parts[-1], "metrics", folder / encoder / f"{number}-{seed}.parquet")
+    joined = pd.concat(parts, ignore_index=True)
+    made = [row for _, part in joined.groupby("dataset") for row in decisions.summarise(part, Evaluate(bootstrap=200))]
+    tables.write(tables.of("summary", made), "summary", folder / "summary.parquet")
+    return root
+
+
+def _answers(encoder: str, shots: str, seed: int, dataset: str, n: int) -> pd.DataFrame:
+    rng, target = np.random.default_rng([seed, len(encoder), len(shots), n]), np.arange(n) % 2
+    p = np.clip(rng.normal(0.4 + (0.15 + LEVELS.get(encoder, 0.01)) * target, 0.15), 0, 1)
+    fixed = {"task": "head_triage", "dataset": dataset, "encoder": encoder, "shots": shots, "seed": seed}
+    fixed |= {"split_hash": "abc", "label": "abnormal", "group": "all", "note": ""}
+    values = {"probability": p, "target": target, "threshold": np.full(n, 0.45)}
+    rows = [
+        {**fixed, "case_id": f"h{i}", "patient": f"h{i}", "metric": metric, "value": float(value[i])}
+        for metric, value in values.items()
+        for i in range(n)
+    ]
+    return tables.of("metrics", rows)
 
 
 def everything(root: Path) -> Path:

@@ -25,7 +25,7 @@ def test_published_overlay_changes_only_what_it_names(root):
     assert published.crops_per_scan == paper.crops_per_scan == 20
 
 
-@pytest.mark.parametrize("name", ["published", "published_weights", "ablations", "label_groups", "merlin"])
+@pytest.mark.parametrize("name", ["published", "published_weights", "ablations", "label_groups", "merlin", "open"])
 def test_overlays_fit_the_papers_run(root, name):
     spec.load(root / "config/config.yaml", root / f"config/{name}.yaml")
 
@@ -34,7 +34,7 @@ def test_label_groups_and_merlin_name_labels_that_exist(root):
     rows = resources.path("labels", "totalsegmentator_v2.csv").read_text().splitlines()[1:]
     known = {row.split(",")[1]: row.split(",")[2] for row in rows}
     groups = spec.load(root / "config/config.yaml", root / "config/label_groups.yaml").tasks
-    named = {name: task.options["labels"] for name, task in groups.items() if name != "wholebody"}
+    named = {name: task.options["labels"] for name, task in groups.items() if "labels" in task.options}
     assert named == {group: [group] for group in ("organs", "vertebrae", "cardiac", "muscles", "ribs")}
     assert {list(known.values()).count(group) for group in named} == {24, 26, 18, 23}
     merlin = spec.load(root / "config/config.yaml", root / "config/merlin.yaml")
@@ -192,3 +192,27 @@ def test_the_papers_tumours_have_their_learning_rates(root):
         ours, theirs = (job["task"]["options"] for job in jobs)
         assert (ours.pop("learning_rate"), theirs.pop("learning_rate")) == (5e-4, 2e-4)
         assert ours == theirs
+
+
+def test_published_triage_differs_where_the_paper_and_its_code_do(root):
+    paper = spec.load(root / "config/config.yaml")
+    published = spec.load(root / "config/config.yaml", root / "config/published.yaml")
+    jobs = [
+        spec.spec(c, "adapt", task="head_triage", encoder="ctfm", shots="0.02", seed="0") for c in (paper, published)
+    ]
+    ours, theirs = (job["task"]["options"] for job in jobs)
+    assert jobs[0]["shots"] == 0.02 and jobs[0]["task"]["external"] == ["cq500"]
+    assert (ours["epochs"], ours["batch"], ours["learning_rate"], ours["weight_decay"]) == (40, 64, 1e-4, 1e-5)
+    assert ours["final_rate"] * ours["learning_rate"] == pytest.approx(1e-6) and ours["hidden"] is None
+    assert (theirs["pool"], theirs["pooled"], theirs["hidden"]) == ("max", [1, 2, 2], [256, 128])
+    assert (theirs["join"], theirs["own_window"], theirs["weight_decay"]) == ("first", [], 0.05)
+    sizes = [int(n * theirs["validation_ratio"]) for n in (156, 391, 782, 7823)]
+    assert sizes == [19, 48, 97, 978]  # the published validation sets
+    assert "head_triage" not in spec.load(root / "config/config.yaml", root / "config/open.yaml").tasks
+
+
+def test_an_unknown_external_data_set_is_named():
+    task = {"kind": "triage", "dataset": "d", "external": ["cq50"]}
+    sets = {name: {"kind": kind, "root": "x"} for name, kind in (("d", "sinoct"), ("cq500", "cq500"))}
+    with pytest.raises(UserError, match=r"tasks\.t\.external: 'cq50' is not an entry.*did you mean 'cq500'"):
+        spec.check({"datasets": sets, "tasks": {"t": task}})

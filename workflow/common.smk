@@ -177,11 +177,13 @@ EXPORTED = [
     f"{O}/encoders/{encoder}/model.safetensors"
     for encoder in [*cfg.pretrain, *cfg.encoders]
 ]
+PROBED = cfg.datasets[cfg.tasks[cfg.probe.task].dataset].kind if cfg.probe else None
 TEST_SETS = sorted(
     {
         f"{O}/datasets/{name}/cases.parquet"
         for task in cfg.tasks.values()
         for name in (task.dataset, *task.external)
+        if cfg.datasets[name].kind == PROBED
     }
 )
 CHECKED = [f"{O}/probe/cases.json"] if cfg.probe else []
@@ -203,7 +205,11 @@ SLICES = [
 ]
 SUMMARIES = [f"{O}/evaluate/{task}/summary.parquet" for task in cfg.tasks]
 CASES = [f"{O}/datasets/{dataset}/cases.parquet" for dataset in cfg.datasets]
-PUBLISHED_FIGURES = ["fig2", "ed1", "fig4"]  # those that the published tables hold data for
+PUBLISHED_FIGURES = [
+    "fig2",
+    "ed1",
+    "fig4",
+]  # those that the published tables hold data for
 FIGURES = [
     f"{O}/report/figures/{figure}.png" for figure in cfg.report.figures.ids if cfg.tasks
 ]

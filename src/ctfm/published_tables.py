@@ -91,7 +91,7 @@ def predictions(files: Sequence[Path], _cases: int) -> Imported:
     Raises:
         UserError: a table lacks a column, or has wrong or missing values, or a scan twice.
     """
-    parts = [_prediction_rows(path) for path in files]
+    parts = sorted((_prediction_rows(path) for path in files), key=len, reverse=True)  # the larger set was learnt from
     made = [row for part in parts for row in decisions.summarise(part, Evaluate())]
     return Imported("head_triage", pd.concat(parts, ignore_index=True), tables.of("summary", made))
 

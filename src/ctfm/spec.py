@@ -72,9 +72,8 @@ def check(settings: Mapping[str, Any]) -> Config:
         _options("datasets", dataset.kind, {}, f"datasets.{name}.kind")
     known = {**cfg.pretrain, **cfg.encoders}
     for name, task in cfg.tasks.items():
-        _reference(f"tasks.{name}.dataset", task.dataset, cfg.datasets, "datasets")
-        for external in task.external:
-            _reference(f"tasks.{name}.external", external, cfg.datasets, "datasets")
+        for key, named in (("dataset", task.dataset), *(("external", other) for other in task.external)):
+            _reference(f"tasks.{name}.{key}", named, cfg.datasets, "datasets")
         for encoder_name in task.encoders:
             _reference(f"tasks.{name}.encoders", encoder_name, known, "pretrain and encoders")
         _options("tasks", task.kind, task.options, f"tasks.{name}.kind")
@@ -208,7 +207,7 @@ def _export(cfg: Config, name: str) -> dict[str, Any]:
 def _task(cfg: Config, name: str, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
     task = _entry(cfg.tasks, "tasks", name)
     options = _options("tasks", task.kind, {**task.options, **(changes or {})}, f"tasks.{name}")
-    return {"name": name, **task.model_dump(include=TASK_KEYS), "options": options}
+    return {"name": name, **task.model_dump(include={"kind", "dataset", "few_shot", "external"}), "options": options}
 
 
 def _training(cfg: Config, name: str, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:

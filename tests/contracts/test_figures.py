@@ -22,6 +22,7 @@ def results(tmp_path_factory):
     root = synthetic.run(tmp_path_factory.mktemp("results"))
     synthetic.training(root)
     synthetic.tumours(root)
+    synthetic.triage(root)
     return root
 
 
@@ -62,10 +63,9 @@ def test_without_tables_says_which_command_makes_them(name, tmp_path):
     assert "snakemake" in texts(figure)
 
 
-@pytest.mark.parametrize("name", FIGURES)
-@pytest.mark.parametrize(
-    "kwargs",
-    [
+@pytest.fixture(
+    scope="module",
+    params=[
         {"encoders": ("ctfm",), "shots": ("all",), "seeds": (0,)},
         {"encoders": ("ctfm", "random", "suprem"), "dataset": "totalsegmentator", "patients": 248, "shots": ("all",)},
         {"encoders": ("a", "b", "random", "suprem"), "shots": ("5", "10", "all")},
@@ -75,11 +75,16 @@ def test_without_tables_says_which_command_makes_them(name, tmp_path):
     ],
     ids=["alone", "as-in-the-paper", "two-of-ours", "one-patient", "one-label", "many-labels"],
 )
-def test_draws_whatever_was_run(name, kwargs, tmp_path):
-    root = synthetic.run(tmp_path, **kwargs)
+def whatever(request, tmp_path_factory):
+    root, kwargs = synthetic.run(tmp_path_factory.mktemp("whatever"), **request.param), request.param
     synthetic.training(root)
     synthetic.tumours(root, encoders=kwargs.get("encoders", ("ctfm", "random")), n=kwargs.get("patients", 6) % 9)
-    _, rows, _ = drawn(name, root, tmp_path / name)
+    return synthetic.triage(root, **{key: kwargs[key] for key in ("encoders", "shots", "seeds") if key in kwargs})
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_draws_whatever_was_run(name, whatever, tmp_path):
+    _, rows, _ = drawn(name, whatever, tmp_path / name)
     assert len(rows)
 
 
@@ -220,3 +225,39 @@ def test_looks_keep_grey_for_the_reference():
     looks = _style.looks(["a", "b", "random"], "random")
     assert looks["random"].colour == _style.GREY
     assert len({look.marker for look in looks.values()}) == 3
+
+
+def test_triage_curves_and_rates_are_those_of_the_tables(tmp_path):
+    root = synthetic.triage(tmp_path, encoders=("ctfm", "random", "suprem"), seeds=(0,))
+    case = {"status": "ok", "split": "train", "labels": ["abnormal"]}
+    tables.write(tables.of("cases", [{**case, "case": "a"}]), "cases", root / "datasets/others/cases.parquet")
+    _, rows, _ = drawn("fig4", root, tmp_path / "x")
+    assert {panel: set(part.dataset) for panel, part in rows.groupby("panel")} == {
+        "a": {"heads", "others"},
+        "b": {"others"},  # the one with training cases comes first
+        "c": {"heads"},
+        "d": {"others"},
+    }
+    summary = Results(root).summary
+    for panel, dataset in (("b", "others"), ("c", "heads")):
+        roc = rows[(rows.panel == panel) & (rows.metric == "roc")]
+        assert set(roc.shots) == {"all"}  # never the curve of one training set under the legend of another
+        for encoder, curve in roc.groupby("encoder"):
+            told = summary[(summary.dataset == dataset) & (summary.shots == "all") & (summary.encoder == encoder)]
+            (auc,) = told[(told.metric == "auc") & (told.method == "ours") & (told.reference == "")].estimate
+            assert np.trapezoid(curve.y, curve.x) == pytest.approx(auc)
+    counted = rows[(rows.panel == "a") & (rows.dataset == "heads")].set_index("metric")
+    assert (counted.estimate == 0.5).all() and (counted.n == 24).all()
+    assert set(rows[rows.panel == "d"].shots) == {"0.1", "all"}
+    assert {"ours", "published definition"} <= set(rows[(rows.panel == "b") & (rows.metric == "f1")].method)
+
+
+def test_triage_on_one_data_set_says_how_to_add_another(tmp_path):
+    root = synthetic.triage(tmp_path, shots=("all",))
+    for kind, path in (("summary", "summary"), ("metrics", "ctfm/all-0"), ("metrics", "random/all-0")):
+        file = root / f"evaluate/head_triage/{path}.parquet"
+        table = tables.read(kind, file)
+        tables.write(table[table.dataset == "heads"], kind, file)
+    figure, rows, _ = drawn("fig4", root, tmp_path / "x")
+    assert "tasks.<task>.external" in texts(figure) and "tasks.<task>.shots" in texts(figure)
+    assert set(rows.panel) == {"a", "b"}

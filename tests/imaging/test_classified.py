@@ -66,3 +66,20 @@ def test_what_cannot_be_used_says_why(tmp_path, monkeypatch):
     monkeypatch.setattr(scans, "read", lambda path: 1 / 0)
     with pytest.raises(Quarantine, match="error: ZeroDivisionError"):
         keep(tmp_path / "torn.nrrd", tmp_path)
+
+
+def test_real_head_ct_is_kept_and_what_is_none_is_not(shared_data, tmp_path):
+    folder, undone = shared_data / "dicom", {}
+    for name in ("head_axial_5mm", "head_tilt_stereotaxis", "head_tilt_uneven_spacing"):
+        row = keep(folder / name, tmp_path)
+        undone[name] = row["detail"]
+        hu = store.open_volume(tmp_path / "h1.b2nd").load().array
+        assert row["spacing"] == [5, 4, 4] and 0.04 < (hu > -500).mean() < 0.7
+    assert undone == {
+        "head_axial_5mm": "",
+        "head_tilt_stereotaxis": "undone: a tilt of 18.5 degrees",
+        "head_tilt_uneven_spacing": "undone: a tilt of 18.5 degrees and uneven slice distances",
+    }
+    for name, code in (("localizer", "localizer"), ("mr_not_ct", "not_ct"), ("exam_summary", "derived")):
+        with pytest.raises(Quarantine, match=code):
+            keep(folder / name, tmp_path)

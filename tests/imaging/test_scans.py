@@ -7,8 +7,9 @@ import pytest
 import SimpleITK as sitk
 
 from ctfm.errors import Quarantine, UserError
-from ctfm.imaging import scans, store
-from ctfm.imaging.volume import Volume, write_nifti
+from ctfm.imaging import labelled, scans, store
+from ctfm.imaging.resample import resample
+from ctfm.imaging.volume import Volume, orient, read_image, write_nifti
 from tests.imaging import dicom_maker
 
 
@@ -78,3 +79,27 @@ def test_a_dicom_folder_passes_the_checks_of_pretraining_but_may_be_short(tmp_pa
             scans.keep(tmp_path / name, (2.0, 0.8, 0.9), tmp_path / "out.b2nd")
         found[name] = refused.value.code
     assert found == {"mr": "not_ct", "two": "mixed_series", "absent-folder": "no_files"}
+
+
+def test_results_come_back_each_in_its_way(tmp_path):
+    whole, made, out = volume(), tmp_path / "made", tmp_path / "out"
+    made.mkdir()
+    out.mkdir()
+    coarse = resample(orient(whole), (4.0, 3.0, 3.0))
+    write_nifti(Volume((coarse.array > 0).astype(np.uint8), coarse.affine), made / "a.nii.gz")
+    (made / "labels.json").write_text("[]")
+    assert scans.bring(made, "a", whole.shape, whole.affine, out) == "a.nii.gz"
+    assert read_image(out / "a.nii.gz").shape == whole.shape and (out / "labels.json").is_file()
+    (made / "b.json").write_text("{}")
+    assert scans.bring(made, "b", whole.shape, whole.affine, out) == "b.json"
+    assert (out / "b.json").read_text() == "{}" and not (made / "b.json").exists()
+
+
+def test_a_sheared_volume_is_straightened_and_refused_beside_labels(tmp_path):
+    affine = volume().affine.copy()
+    affine[1, 0] = 0.5
+    write_nifti(Volume(volume((20, 24, 28)).array, affine), tmp_path / "tilted.nii.gz")
+    found, facts = scans.read(tmp_path / "tilted.nii.gz")
+    assert found.upright and facts["tilt_degrees"] == pytest.approx(np.degrees(np.arctan(0.25)), abs=1e-3)
+    with pytest.raises(Quarantine, match="sheared"):
+        labelled.read_scan(tmp_path / "tilted.nii.gz")

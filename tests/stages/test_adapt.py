@@ -300,3 +300,26 @@ def test_a_real_dicom_series_gets_labels_where_they_are(adapted, by_threshold, t
     ids = sitk.GetArrayFromImage(truth)
     bone, soft = (ids >= 25) & (ids <= 50), (ids == 1) | (ids == 5)  # sacrum and vertebrae; spleen and liver
     assert there[bone].mean() > 0.15 > 0.01 > there[soft].mean()
+
+
+def test_a_triage_model_is_tested_on_further_data_sets_and_on_own_scans(tmp_path):
+    makers.random_encoder(tmp_path / "tiny")
+    own = makers.case_table(tmp_path / "heads", {"train": 4, "val": 2, "test": 2}, makers.found_cases)
+    other = makers.case_table(tmp_path / "others", {"test": 3}, makers.found_cases)
+    task = {"name": "triage", "kind": "triage", "dataset": "heads", "few_shot": "random", "external": ["others"]}
+    job = {"stage": "adapt", "version": 1, "encoder": "tiny", "shots": "all", "seed": 0}
+    job["task"] = {**task, "options": {"patch": [16, 16, 16], "epochs": 1, "batch": 2}}
+    for _ in range(2):
+        adapt(tmp_path / "tiny", own, tmp_path / "out", external=[other], spec=json.dumps(job))
+    facts = json.loads((tmp_path / "out/run.json").read_text())
+    assert facts["external"]["others"]["test"] == 3 and len(facts["test"]) == 2
+    answers = {p.stem: json.loads(p.read_text()) for p in (tmp_path / "out/external/others").glob("h*.json")}
+    assert len(answers) == 3 and {a["threshold"] for a in answers.values()} == {facts["threshold"]}
+    image = store.open_volume(tmp_path / "heads/h0001.b2nd").load()
+    write_nifti(image, tmp_path / "mine.nii.gz")
+    (tmp_path / "torn.nrrd").write_bytes(b"torn")
+    with pytest.raises(typer.Exit):
+        predict([tmp_path / "mine.nii.gz", tmp_path / "torn.nrrd"], model=tmp_path / "out", out=tmp_path / "answers")
+    assert {p.name for p in (tmp_path / "answers").iterdir()} == {"mine.json", "failures.json"}
+    found = json.loads((tmp_path / "answers/mine.json").read_text())
+    assert 0 < found["probability"] < 1 and found["finding"] == "abnormal"

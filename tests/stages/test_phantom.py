@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from ctfm import spec
-from ctfm.datasets import totalsegmentator
+from ctfm.datasets import cq500, sinoct, totalsegmentator
 from ctfm.errors import UserError
 from ctfm.spec import check
 from ctfm.stages.phantom import layout, phantom
@@ -79,3 +79,9 @@ def test_layouts_are_found_by_file_name():
 def test_an_absent_section_is_said():
     with pytest.raises(UserError, match="phantom"):
         spec.spec(check({}), "phantom")
+
+
+def test_a_layout_may_have_its_own_subjects(tmp_path):
+    phantom(tmp_path, spec=job(series=1, broken=0, heads=10, layouts=["cq500", "sinoct"]))
+    assert len(list(sinoct.cases(tmp_path / "sinoct"))) == 10
+    assert len(list(cq500.cases(tmp_path / "cq500"))) == 5

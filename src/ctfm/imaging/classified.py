@@ -42,22 +42,13 @@ def keep(
     """
     if findings is None:
         raise Quarantine("no_label", "its label is missing or is none of the data set's")
-    settings = [VERSIONS["datasets"], name, list(findings), dict(table), list(spacing_mm)]
-    key = digest([*settings, _files(image)])
+    key = digest([VERSIONS["datasets"], name, list(findings), dict(table), list(spacing_mm), _files(image)])
     path = folder / f"{name}.b2nd"
     if (row := _stored(path, key)) is not None:
         return row
     scan, facts = _read(image)
     scan = resample(orient(scan), spacing_mm)
-    row = {
-        "shape": list(scan.shape),
-        "spacing": list(scan.spacing),
-        "labels": list(findings),
-        "empty": [known for known in table["ids"] if known not in findings],
-        "detail": _detail(facts),
-        "overlap_voxels": 0,
-        "label": f"{folder.name}/{path.name}",
-    }
+    row = _row(scan, findings, table["ids"]) | {"detail": _detail(facts), "label": f"{folder.name}/{path.name}"}
     meta = {"key": key, "row": row, "findings": list(findings), "body_box": store.body_box(scan.array), **table}
     store.save(scan, path, meta)
     return row
@@ -71,6 +62,16 @@ def _read(image: Path) -> tuple[Volume, dict[str, Any]]:
         raise
     except Exception as error:  # one strange file must not stop the others; it is listed with its error
         raise Quarantine("error", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _row(scan: Volume, findings: tuple[str, ...], ids: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "shape": list(scan.shape),
+        "spacing": list(scan.spacing),
+        "labels": list(findings),
+        "empty": [known for known in ids if known not in findings],
+        "overlap_voxels": 0,
+    }
 
 
 def _detail(facts: Mapping[str, Any]) -> str:

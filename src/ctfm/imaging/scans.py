@@ -11,10 +11,12 @@ import numpy as np
 from ctfm.config import Criteria, Prepare
 from ctfm.errors import UserError
 from ctfm.imaging import dicom, geometry, labelled, store
-from ctfm.imaging.resample import resample
-from ctfm.imaging.volume import Volume, orient
+from ctfm.imaging.resample import resample, resample_to
+from ctfm.imaging.volume import Volume, orient, read_image, write_nifti
 from ctfm.options import Millimetres, Voxels
 
+LABEL_MAP, LABELS = ".nii.gz", "labels.json"
+RESULTS = (LABEL_MAP, ".json")  # of a scan, as kinds of task give them
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 PREPARED = ".b2nd"  # a volume of the store
 # What was scanned is the user's affair; whether it is CT, whole and in HU is checked as for pre-training.
@@ -82,3 +84,24 @@ def read(path: Path) -> tuple[Volume, dict[str, Any]]:
     scan, tilt = geometry.straighten(labelled.read_scan(path, sheared=True))
     dicom.check_hu(scan.array)
     return scan, {"tilt_degrees": tilt, "even": True}
+
+
+def bring(made: Path, name: str, shape: Voxels, affine: np.ndarray, out: Path) -> str:
+    """Bring what a model made of a stored scan to ``out``, a label map onto the scan's own grid; return its name.
+
+    Args:
+        made: folder with ``<name>.nii.gz``, or another one of ``RESULTS``, and ``labels.json`` if there are labels.
+        name: of the result.
+        shape: of the scan's own grid, as ``keep`` returned it.
+        affine: of that grid.
+        out: where to.
+    """
+    suffix = next(suffix for suffix in RESULTS if (made / f"{name}{suffix}").is_file())
+    if (made / LABELS).is_file():
+        (made / LABELS).replace(out / LABELS)
+    if suffix == LABEL_MAP:
+        found = read_image(made / f"{name}{suffix}")
+        write_nifti(resample_to(found, shape, affine, "nearest", background=0), out / f"{name}{suffix}")
+    else:
+        (made / f"{name}{suffix}").replace(out / f"{name}{suffix}")
+    return f"{name}{suffix}"

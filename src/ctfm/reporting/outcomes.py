@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ctfm import published, tables
@@ -16,7 +17,7 @@ FEW = 20  # patients, below which percentile intervals are plainly too narrow
 
 
 def tasks(root: Path) -> list[dict[str, Any]]:
-    """Return for each task its tables: the main metric over all labels, by group, and the other metrics.
+    """Return for each task and data set its tables: the main metric over all labels, by group, and the other metrics.
 
     Args:
         root: folder of the run.
@@ -26,8 +27,14 @@ def tasks(root: Path) -> list[dict[str, Any]]:
         table = tables.read("summary", path)
         if len(table):
             evaluate = tables.facts(path).get("spec", {}).get("evaluate", {})
-            found.append(_task(table, 100 * evaluate.get("confidence", 0.95)))
+            coverage = 100 * evaluate.get("confidence", 0.95)
+            found += [_task(part, coverage) for _, part in table.groupby("dataset", sort=False) if _own(part)]
     return found
+
+
+def _own(rows: pd.DataFrame) -> bool:
+    """Return whether any of the rows are ours: rivals may be quoted that were measured on other data sets."""
+    return bool((rows.method != QUOTED).any())
 
 
 def _task(table: pd.DataFrame, coverage: float) -> dict[str, Any]:

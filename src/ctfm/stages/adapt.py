@@ -17,14 +17,10 @@ from ctfm import files, logs, plugins, provenance, weights
 from ctfm.cli import ConfigOption, SpecOption, job_spec
 from ctfm.errors import Quarantine, UserError
 from ctfm.imaging import scans
-from ctfm.imaging.resample import resample_to
-from ctfm.imaging.volume import read_image, write_nifti
 from ctfm.tasks import CaseFile
 from ctfm.training import loop
 
 ABOUT = "model.json"
-LABEL_MAP = ".nii.gz"
-RESULTS = (LABEL_MAP, ".json")  # of a scan, as kinds of task give them
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +51,9 @@ def adapt(
     facts = kind.fit(settings, encoder, train, val, out, seed=job["seed"])
     if loop.rank():
         return
-    key, others = files.digest([job, facts.get("fingerprint")]), {}
+    key = files.digest([job, facts.get("fingerprint")])
     _predict_cases(kind, out / "model", test, out / "predictions", key)
-    for path in external or []:
-        name, other = path.parent.name, case_table.usable(path)
-        unseen = case_table.of_split(other, path.parent, "test")
-        _predict_cases(kind, out / "model", unseen, out / "external" / name, key)
-        others[name] = {"split_hash": case_table.split_hash(other), "test": len(unseen)}
+    others = {path.parent.name: _predict_external(kind, out, path, key) for path in external or []}
     modules = (f"tasks.{job['task']['kind']}", f"encoders.{_kind_of(encoder)}")
     used = {"split_hash": case_table.split_hash(table), "test": [case.case for case in test], "external": others}
     files.write_json({**provenance.stamp(job, *modules), **facts, **used}, out / "run.json")
@@ -109,6 +101,14 @@ def _predict_cases(kind: ModuleType, model: Path, test: list[CaseFile], folder: 
         kind.predict(model, todo, folder)
 
 
+def _predict_external(kind: ModuleType, out: Path, cases: Path, key: str) -> dict[str, Any]:
+    """Predict the test cases of a further data set; return what run.json tells of it."""
+    table = case_table.usable(cases)
+    test = case_table.of_split(table, cases.parent, "test")
+    _predict_cases(kind, out / "model", test, out / "external" / cases.parent.name, key)
+    return {"split_hash": case_table.split_hash(table), "test": len(test)}
+
+
 def _kind_of(encoder: Path) -> str:
     return files.read_json(encoder / weights.PREPROCESSING)["kind"]
 
@@ -130,7 +130,7 @@ def _model_of(folder: Path) -> tuple[Path, dict[str, Any]]:
 def _attempt(kind: ModuleType, model: Path, path: Path, name: str, out: Path) -> dict[str, str]:
     """Predict a scan; return what became of it. One that can't be used leaves nothing."""
     told = {"scan": str(path), "name": name, "result": "", "reason": "", "detail": ""}
-    for suffix in RESULTS:
+    for suffix in scans.RESULTS:
         (out / f"{name}{suffix}").unlink(missing_ok=True)
     try:
         return {**told, "result": _predict_scan(kind, model, path, name, out)}
@@ -148,12 +148,4 @@ def _predict_scan(kind: ModuleType, model: Path, path: Path, name: str, out: Pat
         stored, made = Path(folder) / f"{name}.b2nd", Path(folder) / "made"
         shape, affine = scans.keep(path, files.read_json(model / ABOUT)["spacing_mm"], stored)
         kind.predict(model, [CaseFile(name, name, stored, stored)], files.ensure_folder(made))
-        if (made / "labels.json").is_file():
-            (made / "labels.json").replace(out / "labels.json")
-        suffix = next(suffix for suffix in RESULTS if (made / f"{name}{suffix}").is_file())
-        if suffix == LABEL_MAP:
-            found = read_image(made / f"{name}{suffix}")
-            write_nifti(resample_to(found, shape, affine, "nearest", background=0), out / f"{name}{suffix}")
-        else:
-            (made / f"{name}{suffix}").replace(out / f"{name}{suffix}")
-    return f"{name}{suffix}"
+        return scans.bring(made, name, shape, affine, out)

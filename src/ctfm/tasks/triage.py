@@ -105,31 +105,40 @@ def fit(
     Raises:
         UserError: the encoder, the cases or the settings don't fit.
     """
-    if settings.validation_ratio:
-        most = min(len(val), max(1, int(len(train) * settings.validation_ratio)))
-        val = sampling.few_shot(val, most if val else "all", 0, "validation")
     if not train:
         raise UserError("there is no training case; check the data set's split and its excluded cases")
+    val = _validation(settings, len(train), val)
     targets = {case.case: _target(case) for case in [*train, *val]}
     if len({targets[case.case] for case in train}) < 2:
         log.warning("all %d training cases are of one class: nothing can be learnt from them", len(train))
     model = _new(settings, weights.load_encoder(encoder), train[0], seed)
-    truth = np.array([targets[case.case] for case in val])
+    run = _fitting.Run(settings, encoder, tuple(train), tuple(val), seed, bool(frozen or settings.freeze))
+    return _trained(run, model, targets, out) | {"train": [c.case for c in train], "val": [c.case for c in val]}
+
+
+def _validation(settings: Settings, train: int, val: list[CaseFile]) -> list[CaseFile]:
+    if not settings.validation_ratio or not val:
+        return val
+    return sampling.few_shot(val, min(len(val), max(1, int(train * settings.validation_ratio))), 0, "validation")
+
+
+def _trained(run: _fitting.Run, model: _classifier.Model, targets: dict[str, int], out: Path) -> dict[str, Any]:
+    """Train a model and write it with its threshold; return facts."""
+    truth = np.array([targets[case.case] for case in run.val])
 
     def said() -> np.ndarray:
-        return np.array([model.probability(case.image) for case in val])
+        return np.array([model.probability(case.image) for case in run.val])
 
-    run = _fitting.Run(settings, encoder, tuple(train), tuple(val), seed, bool(frozen or settings.freeze))
     module = Classification(model.net, model.windows, model.spacing_mm, run.recipe(), targets)
-    scans = Scans([(case.case, case.image) for case in train], model.patch, seed)
-    validate = (lambda _: {AUROC: classify.auc(truth, said()).estimate}) if val else None
+    scans = Scans([(case.case, case.image) for case in run.train], model.patch, run.seed)
+    validate = (lambda _: {AUROC: classify.auc(truth, said()).estimate}) if run.val else None
     facts = _fitting.fitted(run, module, _fitting.new_crops(scans), out, validate, AUROC)
-    threshold = classify.best_threshold(truth, said()) if val and loop.rank() == 0 else None
+    threshold = None
     if loop.rank() == 0:
+        threshold = classify.best_threshold(truth, said()) if run.val else None
         _classifier.save(model, out / "model", {key: facts[key] for key in _fitting.TAKEN}, threshold)
     shape = {"patch": list(model.patch), "spacing_mm": list(model.spacing_mm), "threshold": threshold}
-    used = {"preprocess": model.preprocess.model_dump(mode="json"), "windows_hu": model.windows.limits}
-    return facts | shape | used | {"train": [c.case for c in train], "val": [c.case for c in val]}
+    return facts | shape | {"preprocess": model.preprocess.model_dump(mode="json"), "windows_hu": model.windows.limits}
 
 
 def predict(model: Path, cases: list[CaseFile], out: Path) -> None:

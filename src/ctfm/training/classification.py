@@ -133,9 +133,7 @@ class Classification(FineTuning):
     @torch.no_grad()
     def views(self, batch: dict[str, Any]) -> Tensor:
         """Return (B, 1, Z, Y, X): the windows of a scan are moved alike, each within itself, and then joined."""
-        parts, made = self.windows.parts(batch["crops"]), []
-        for i, item in enumerate(batch["items"]):
-            random = seeds.torch_generator("cpu", self.recipe.seed, "augment", item)
-            drawn = augment.draw(1, self.recipe.augment, random)
-            made.append(augment.apply(parts[i : i + 1], drawn, self.recipe.augment, self.spacing_mm))
-        return self.windows.joined(torch.cat(made))
+        parts, keys = self.windows.parts(batch["crops"]), [(self.recipe.seed, "augment", k) for k in batch["items"]]
+        drawn = [augment.draw(1, self.recipe.augment, seeds.torch_generator("cpu", *key)) for key in keys]
+        moved = augment.apply(parts, augment.join(drawn, parts.device), self.recipe.augment, self.spacing_mm)
+        return self.windows.joined(moved)
