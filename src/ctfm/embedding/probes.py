@@ -50,9 +50,10 @@ def knn(bags: Bags, label: np.ndarray, fold: Fold, seed: int) -> np.ndarray:
     Arguments as in ``linear``.
     """
     features = np.concatenate([bag[:1] for bag in bags])
-    both = np.union1d(fold.train, fold.choose)
-    loss = [log_loss(_votes(features, label, fold.train, fold.choose, k), label[fold.choose]) for k in NEIGHBOURS]
-    return _votes(features, label, both, fold.test, NEIGHBOURS[int(np.argmin(loss))])
+    both, count = np.union1d(fold.train, fold.choose), int(label.max()) + 1
+    found = _neighbours(features, label, fold.train, fold.choose)
+    loss = [log_loss(_votes(*found, k, count), label[fold.choose]) for k in NEIGHBOURS]
+    return _votes(*_neighbours(features, label, both, fold.test), NEIGHBOURS[int(np.argmin(loss))], count)
 
 
 def attentive(bags: Bags, label: np.ndarray, fold: Fold, seed: int) -> np.ndarray:
@@ -115,14 +116,21 @@ def _regression(features: np.ndarray, label: np.ndarray, rows: np.ndarray, c: fl
     return predict
 
 
-def _votes(features: np.ndarray, label: np.ndarray, known: np.ndarray, asked: np.ndarray, k: int) -> np.ndarray:
+def _neighbours(
+    features: np.ndarray, label: np.ndarray, known: np.ndarray, asked: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the classes of the nearest cases, nearest first, and the weight of each."""
     scaler = StandardScaler().fit(features[known])
     table = nearest.unit(scaler.transform(features[known]))
-    rows, cosines = nearest.search(table, scaler.transform(features[asked]), k)
-    weight = np.exp((cosines - 1) / TEMPERATURE)
-    share = (weight[..., None] * np.eye(label.max() + 1)[label[known][rows]]).sum(axis=1)
-    share /= weight.sum(axis=1, keepdims=True)
-    return np.log(share * rows.shape[1] + 1 / share.shape[1])  # as if one more had voted for all classes alike
+    rows, cosines = nearest.search(table, scaler.transform(features[asked]), max(NEIGHBOURS))
+    return label[known][rows], np.exp((cosines - 1) / TEMPERATURE)
+
+
+def _votes(classes: np.ndarray, weight: np.ndarray, k: int, count: int) -> np.ndarray:
+    """Return the logarithm of the first ``k`` votes for each of ``count`` classes."""
+    votes = (weight[:, :k, None] * np.eye(count)[classes[:, :k]]).sum(axis=1)
+    share = votes / weight[:, :k].sum(axis=1, keepdims=True)
+    return np.log(share * k + 1 / count)  # as if one more had voted for all classes alike
 
 
 def _epoch(

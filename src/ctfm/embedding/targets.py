@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import StratifiedKFold
 
 from ctfm.errors import UserError, nearest
 from ctfm.files import need_file
@@ -113,8 +113,7 @@ def folds(label: np.ndarray, patient: np.ndarray, split: np.ndarray, count: int,
     fewest = min(len(set(patient[label == k])) for k in np.unique(label))
     if fewest < count:
         raise UserError(f"a class has {fewest} patients, fewer than the {count} folds")
-    cut = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
-    for train, test in cut.split(label, label, patient):
+    for train, test in _cut(label, patient, count, seed):
         yield Fold(*_inner(train, label, patient, seed), test)
 
 
@@ -123,9 +122,18 @@ def _inner(train: np.ndarray, label: np.ndarray, patient: np.ndarray, seed: int)
     people = min(len(set(patient[train][label[train] == k])) for k in np.unique(label[train]))
     if people < 2:
         return train, train
-    cut = StratifiedGroupKFold(min(INNER_FOLDS, people), shuffle=True, random_state=seed)
-    fit, choose = next(cut.split(train, label[train], patient[train]))
+    fit, choose = next(_cut(label[train], patient[train], min(INNER_FOLDS, people), seed))
     return train[fit], train[choose]
+
+
+def _cut(label: np.ndarray, patient: np.ndarray, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield (rest, held out) of ``count`` folds of patients, each patient taken for the highest class of its cases."""
+    people, owner = np.unique(patient, return_inverse=True)
+    highest = np.zeros(len(people), int)
+    np.maximum.at(highest, owner, label)
+    for _, held in StratifiedKFold(count, shuffle=True, random_state=seed).split(people, highest):
+        out = np.isin(owner, held)
+        yield np.flatnonzero(~out), np.flatnonzero(out)
 
 
 def _check_split(path: Path, table: pd.DataFrame) -> None:
