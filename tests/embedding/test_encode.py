@@ -145,7 +145,7 @@ def test_a_prepared_image_in_zero_to_one_goes_in_as_it_is(encoder, tmp_path):
     """As of OrganMNIST3D: uint8 without HU, spacing or background to crop."""
     array = np.random.default_rng(0).integers(0, 256, (28, 28, 28)).astype(np.uint8)
     store.save(Volume(array, np.eye(4)), tmp_path / "a.b2nd", read.UNIT)
-    found = encoder.embed_all(tmp_path / "a.b2nd", Embed(patch=(28, 28, 28)))
+    found = encoder.embed_all(tmp_path / "a.b2nd", Embed())
     with torch.inference_mode():
         wanted = encoder.module(torch.from_numpy(array / np.float32(255))[None, None])[-1].mean((2, 3, 4))
     np.testing.assert_allclose(found.vector, wanted[0], rtol=1e-4, atol=1e-6)
