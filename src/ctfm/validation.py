@@ -1,4 +1,4 @@
-"""Checked settings: what is wrong with a key or value, in words that help. Imports no torch."""
+"""Typed settings from plain keys and values, and what is wrong with these, as one sentence for each."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ctfm.errors import UserError, nearest
 
 
 def validated(model: type[BaseModel], content: Mapping[str, Any], prefix: str) -> Any:
-    """Return settings that are checked.
+    """Return settings made of a mapping.
 
     Args:
-        model: the class that says what they may be.
+        model: the class of the settings.
         content: keys and values.
-        prefix: where they stand, such as ``probe options.``.
+        prefix: where they stand, for messages.
 
     Raises:
-        UserError: with one sentence for each wrong key or value.
+        UserError: with the path of each wrong key and the nearest right one.
     """
     try:
         return model.model_validate(content)
