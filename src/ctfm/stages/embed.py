@@ -65,7 +65,10 @@ def embed(
         job = {"stage": "embed", "version": VERSIONS["embed"], "embed": settings.model_dump(mode="json")}
         job |= {"dataset": "", "encoder": encode.find(encoder).resolve().name}
     used = encode.Encoder(encoder)
-    log.info("every scan is turned to (S, P, L) and used with %s", json.dumps({**used.about(), **job["embed"]}))
+    log.info(
+        "every scan is turned to (S, P, L) and used with %s",
+        json.dumps(used.about() | settings.model_dump(exclude_none=True)),
+    )
     failed = _write(todo, used, settings, job, out)
     if failed and (not cases or failed == len(todo)):  # of a data set, the table of failures says enough
         raise typer.Exit(1)
