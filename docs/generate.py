@@ -139,8 +139,14 @@ def kind(arrow: pa.DataType) -> str:
     """Return an Arrow type in words."""
     if pa.types.is_list(arrow):
         return f"list of {kind(arrow.value_type)}"
-    words = {"string": "text", "bool": "yes or no"} | dict.fromkeys(("int64", "int32"), "integer")
-    return (words | dict.fromkeys(("double", "float"), "number"))[str(arrow)]
+    return {
+        "string": "text",
+        "int64": "integer",
+        "double": "number",
+        "bool": "yes or no",
+        "int32": "integer",
+        "float": "number",
+    }[str(arrow)]
 
 
 def pages() -> dict[str, str]:
