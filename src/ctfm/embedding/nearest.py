@@ -132,16 +132,17 @@ def _best(cosines: np.ndarray, rows: np.ndarray, kept: int) -> tuple[np.ndarray,
 
 
 def _sorted(vectors: np.ndarray, queries: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sort neighbours by their cosines in double precision, equal ones by row; one query at a time, to be small."""
+    """Sort neighbours by their cosines in double precision, equal ones by row; some queries at a time, to be small."""
     found, cosines = np.empty((len(queries), k), np.int64), np.empty((len(queries), k))
-    for number, (query, own) in enumerate(zip(queries, rows, strict=True)):
-        own = np.sort(own)
-        values = _unit64(vectors[own]) @ query
-        order = np.argsort(-values, kind="stable")[:k]
-        found[number], cosines[number] = own[order], values[order]
+    step = max(1, PRODUCTS // (rows.shape[1] * vectors.shape[1]))
+    for start in range(0, len(queries), step):
+        part, own = slice(start, start + step), np.sort(rows[start : start + step], axis=1)
+        values = np.einsum("qrc,qc->qr", _unit64(vectors[own]), queries[part])
+        order = np.argsort(-values, axis=1, kind="stable")[:, :k]
+        found[part], cosines[part] = np.take_along_axis(own, order, 1), np.take_along_axis(values, order, 1)
     return found, cosines
 
 
 def _unit64(vectors: np.ndarray) -> np.ndarray:
     exact = np.asarray(vectors, np.float64)
-    return exact / np.maximum(np.linalg.norm(exact, axis=1, keepdims=True), np.finfo(float).tiny)
+    return exact / np.maximum(np.linalg.norm(exact, axis=-1, keepdims=True), np.finfo(float).tiny)

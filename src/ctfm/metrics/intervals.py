@@ -248,15 +248,7 @@ def _interval(
 
 
 def from_resamples(estimate: np.ndarray, drawn: np.ndarray, without: np.ndarray, n: int, plan: Plan) -> Interval:
-    """Return an estimate with its bootstrap interval.
-
-    Args:
-        estimate: the statistic of all patients.
-        drawn: (resamples,) of each resample; NaN where it is not defined.
-        without: (patients,) with each patient left out; BCa needs it.
-        n: patients.
-        plan: coverage and method count.
-    """
+    """Return an estimate with its interval, from resamples and, for BCa, from all but one patient; NaN is left out."""
     drawn = drawn[np.isfinite(drawn)]
     if n < 2 or drawn.size == 0:
         return Interval(float(estimate), np.nan, np.nan, n)
