@@ -12,6 +12,7 @@ from ctfm.config import Evaluate
 from ctfm.files import write_json
 from ctfm.imaging import pictures
 from ctfm.metrics.summary import summarise
+from ctfm.tasks import _vectors, cluster, retrieve
 
 LABELS = {"liver": "organs", "spleen": "organs", "aorta": "cardiac", "heart": "cardiac", "rib_left_1": "ribs"}
 LEVELS = {"ctfm": 0.03, "random": 0.0}
@@ -46,6 +47,78 @@ def run(root: Path, encoders=("ctfm", "random"), shots=("5", "all"), seeds=(0, 1
                 tables.write(parts[-1], "metrics", folder / encoder / f"{number}-{seed}.parquet")
     rows = summarise(pd.concat(parts, ignore_index=True), Evaluate(bootstrap=200))
     tables.write(tables.of("summary", rows), "summary", folder / "summary.parquet")
+    return root
+
+
+ORGANS = ("liver", "spleen", "heart")
+
+
+def vectors(path: Path, arrays, about: dict) -> Path:
+    """Write vectors as a task without training leaves them: {aggregation: (n, channels)} and what is known of each."""
+    for how in _vectors.AGGREGATIONS:
+        array = arrays[how] if isinstance(arrays, dict) else arrays
+        rows = [{"case": case, "patch": -1, "label": "", "embedding": v} for case, v in zip(about, array, strict=True)]
+        tables.write(tables.of("embeddings", rows), "embeddings", path / f"{how}.parquet")
+    write_json(about, path / "cases.json")
+    return path
+
+
+def organs(count: int = 30, corpus: int = 20, seed: int = 0, apart: float = 1.5):
+    """Return vectors that are near to those of their organ, and what is known of the scans; those after ``corpus`` ask."""
+    rng = np.random.default_rng(seed)
+    names = [ORGANS[n % 3] for n in range(count)]
+    array = np.stack([rng.normal(0, 1, 8) + np.eye(8)[ORGANS.index(name)] * apart for name in names])
+    about = {
+        f"c{n:02d}": {
+            "patient": f"c{n:02d}",
+            "cohorts": {"all": {"query": n >= corpus, "attributes": {"organ": name}}},
+        }
+        for n, name in enumerate(names)
+    }
+    return array, about
+
+
+def lesions(count: int = 24):
+    """Return vectors and what is known of scans in two cohorts with two attributes, some of them not known."""
+    rng = np.random.default_rng(3)
+    about = {}
+    for n in range(count):
+        flag = str(n // 2 % 2)
+        known = {"lesion_flag": flag, "lesion_group": str(n % 3) if flag == "1" else None}
+        about[f"s{n:02d}"] = {
+            "patient": f"s{n:02d}",
+            "cohorts": {("liver", "lung")[n % 2]: {"query": n >= 16, "attributes": known}},
+        }
+    return rng.normal(size=(count, 8)), about
+
+
+def frozen(root: Path, encoders=("ctfm", "random"), dataset: str = "phantoms") -> Path:
+    """Write what tasks without training leave under ``root``: organs and lesions to retrieve, organs to cluster."""
+    kinds = {
+        "organ_retrieval": (retrieve, organs),
+        "lesion_retrieval": (retrieve, lesions),
+        "anatomy": (cluster, organs),
+    }
+    for task, (kind, make) in kinds.items():
+        parts = []
+        for number, encoder in enumerate(encoders):
+            array, about = make()
+            array = array + np.random.default_rng(number).normal(0, 0.5, array.shape)
+            folder = vectors(root / "adapt" / task / encoder / "all-0/predictions", array, about)
+            rows = kind.measure(kind.Settings(), [], folder)
+            fixed = {"task": task, "dataset": dataset, "encoder": encoder, "shots": "all", "seed": 0, "split_hash": "a"}
+            parts.append(tables.of("metrics", [{**row, **fixed} for row in rows]))
+            tables.write(parts[-1], "metrics", root / "evaluate" / task / encoder / "all-0.parquet")
+            if kind is cluster:
+                points = [
+                    {"case": case, "label": one["cohorts"]["all"]["attributes"]["organ"], "perplexity": p}
+                    | {"x": float(vector[0] * p), "y": float(vector[1])}
+                    for case, one, vector in zip(about, about.values(), array, strict=True)
+                    for p in (10.0, 30.0)
+                ]
+                tables.write(tables.of("points", points), "points", folder / "points.parquet")
+        summary = summarise(pd.concat(parts, ignore_index=True), Evaluate(bootstrap=100))
+        tables.write(tables.of("summary", summary), "summary", root / "evaluate" / task / "summary.parquet")
     return root
 
 
