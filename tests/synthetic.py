@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -64,7 +66,7 @@ def vectors(path: Path, arrays, about: dict) -> Path:
 
 
 def organs(count: int = 30, corpus: int = 20, seed: int = 0, apart: float = 1.5):
-    """Return vectors that are near to those of their organ, and what is known of the scans; those after ``corpus`` ask."""
+    """Return vectors that are near to those of their organ, and what is known of scans; those after ``corpus`` ask."""
     rng = np.random.default_rng(seed)
     names = [ORGANS[n % 3] for n in range(count)]
     array = np.stack([rng.normal(0, 1, 8) + np.eye(8)[ORGANS.index(name)] * apart for name in names])
@@ -92,34 +94,44 @@ def lesions(count: int = 24):
     return rng.normal(size=(count, 8)), about
 
 
+KINDS = {"organ_retrieval": (retrieve, organs), "lesion_retrieval": (retrieve, lesions), "anatomy": (cluster, organs)}
+
+
 def frozen(root: Path, encoders=("ctfm", "random"), dataset: str = "phantoms") -> Path:
     """Write what tasks without training leave under ``root``: organs and lesions to retrieve, organs to cluster."""
-    kinds = {
-        "organ_retrieval": (retrieve, organs),
-        "lesion_retrieval": (retrieve, lesions),
-        "anatomy": (cluster, organs),
-    }
-    for task, (kind, make) in kinds.items():
-        parts = []
-        for number, encoder in enumerate(encoders):
-            array, about = make()
-            array = array + np.random.default_rng(number).normal(0, 0.5, array.shape)
-            folder = vectors(root / "adapt" / task / encoder / "all-0/predictions", array, about)
-            rows = kind.measure(kind.Settings(), [], folder)
-            fixed = {"task": task, "dataset": dataset, "encoder": encoder, "shots": "all", "seed": 0, "split_hash": "a"}
-            parts.append(tables.of("metrics", [{**row, **fixed} for row in rows]))
-            tables.write(parts[-1], "metrics", root / "evaluate" / task / encoder / "all-0.parquet")
-            if kind is cluster:
-                points = [
-                    {"case": case, "label": one["cohorts"]["all"]["attributes"]["organ"], "perplexity": p}
-                    | {"x": float(vector[0] * p), "y": float(vector[1])}
-                    for case, one, vector in zip(about, about.values(), array, strict=True)
-                    for p in (10.0, 30.0)
-                ]
-                tables.write(tables.of("points", points), "points", folder / "points.parquet")
-        summary = summarise(pd.concat(parts, ignore_index=True), Evaluate(bootstrap=100))
-        tables.write(tables.of("summary", summary), "summary", root / "evaluate" / task / "summary.parquet")
+    for task in KINDS:
+        parts, points, summary = _frozen(task, tuple(encoders), dataset)
+        for encoder in encoders:
+            tables.write(parts[encoder], "metrics", root / "evaluate" / task / encoder / "all-0.parquet")
+            if task == "anatomy":
+                folder = root / "adapt" / task / encoder / "all-0/predictions"
+                tables.write(points[encoder], "points", folder / "points.parquet")
+        tables.write(summary, "summary", root / "evaluate" / task / "summary.parquet")
     return root
+
+
+@cache
+def _frozen(task: str, encoders: tuple[str, ...], dataset: str):
+    """Return metrics and points by encoder, and the summary, of one task; they are computed once."""
+    kind, make = KINDS[task]
+    parts, points = {}, {}
+    for number, encoder in enumerate(encoders):
+        array, about = make()
+        array = array + np.random.default_rng(number).normal(0, 0.5, array.shape)
+        settings = kind.Settings(**({"depths": (3, 10)} if kind is retrieve else {}))
+        with TemporaryDirectory() as folder:
+            rows = kind.measure(settings, [], vectors(Path(folder), array, about))
+        fixed = {"task": task, "dataset": dataset, "encoder": encoder, "shots": "all", "seed": 0, "split_hash": "a"}
+        parts[encoder] = tables.of("metrics", [{**row, **fixed} for row in rows])
+        label = {case: next(iter(one["cohorts"].values()))["attributes"].get("organ") for case, one in about.items()}
+        places = [
+            {"case": case, "label": label[case], "perplexity": p, "x": float(vector[0] * p), "y": float(vector[1])}
+            for case, vector in zip(about, array, strict=True)
+            for p in (10.0, 30.0)
+        ]
+        points[encoder] = tables.of("points", places)
+    summary = summarise(pd.concat(parts.values(), ignore_index=True), Evaluate(bootstrap=100))
+    return parts, points, tables.of("summary", summary)
 
 
 def everything(root: Path) -> Path:
