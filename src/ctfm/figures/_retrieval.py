@@ -149,4 +149,6 @@ def _pick(view: View, encoder: str, group: str, metric: str, method: str) -> pd.
 
 
 def _handle(text: str, marker: str, colour: str, face: str) -> Line2D:
-    return Line2D([], [], marker=marker, label=text, color=colour, markerfacecolor=face, markersize=4, linewidth=0)
+    size = 6 if marker == style.PAPER_MARKER else 4
+    edge = {"markeredgewidth": 0.6, "markersize": size, "linewidth": 0}
+    return Line2D([], [], marker=marker, label=text, color=colour, markerfacecolor=face, **edge)

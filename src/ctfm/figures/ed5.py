@@ -39,8 +39,8 @@ def draw(results: Results, settings: Figures) -> tuple[Figure, pd.DataFrame]:
             own = points[(points.encoder == encoder) & (points.perplexity == perplexity)]
             shared.scatter(axes[row, column], own, looks, names=False)
             letter = "abcdefghij"[column % 10] if row == 0 else ""
-            title = f"{encoder}: {shared.told(found)}" if row == 0 else f"{encoder}, perplexity {perplexity:g}"
-            style.heading(axes[row, column], letter, title)
+            title = f"{encoder}, perplexity {perplexity:g}"
+            style.heading(axes[row, column], letter, f"{title}\n{shared.told(found)}" if row == 0 else title)
             drawn.append(own.assign(panel="abcdefghij"[column % 10]))
     shared.legend(figure, looks)
     return figure, pd.concat([rows for rows in drawn if len(rows)]).reindex(columns=shared.COLUMNS)
