@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -149,6 +149,5 @@ def _pick(view: View, encoder: str, group: str, metric: str, method: str) -> pd.
 
 
 def _handle(text: str, marker: str, colour: str, face: str) -> Line2D:
-    size = 6 if marker == style.PAPER_MARKER else 4
-    edge = {"markeredgewidth": 0.6, "markersize": size, "linewidth": 0}
-    return Line2D([], [], marker=marker, label=text, color=colour, markerfacecolor=face, **edge)
+    drawn: dict[str, Any] = {"markersize": 6 if marker == style.PAPER_MARKER else 4, "markeredgewidth": 0.6}
+    return Line2D([], [], marker=marker, label=text, color=colour, markerfacecolor=face, linewidth=0, **drawn)

@@ -53,8 +53,7 @@ def write(folder: Path, cases: Iterable[Labelled]) -> None:
         part = "test" if case.split == "test" else "train"
         for place, cohort in enumerate(SHEETS):
             other = list(SHEETS)[place - 1]
-            made = scan(case, cohort) if (case.number + place) % 2 == 0 else None  # half of them: a person has few scans
-            if made is None:
+            if (case.number + place) % 2 or (made := scan(case, cohort)) is None:  # two organs: a person has few scans
                 continue
             volume, flag, group = made
             name = f"{cohort}_{case.number:03d}.nii.gz"
