@@ -49,6 +49,12 @@ def test_stale_outputs_are_named_with_the_module_and_the_remedy(source, tmp_path
     assert "ctfm.shared.y" in sentence and "VERSIONS['a']" in sentence
 
 
+def test_a_stale_table_of_embeddings_is_named_by_its_encoder(source, tmp_path):
+    write_json({"spec": {"stage": "a"}, "code": {"ctfm.gone": "0"}}, tmp_path / "out/embed/data/mine.run.json")
+    (sentence,) = provenance.stale(tmp_path / "out")
+    assert sentence.startswith(f"{tmp_path}/out/embed/data/mine: ctfm.gone changed")
+
+
 def test_a_stamp_is_json_and_names_versions():
     stamp = json.loads(json.dumps(provenance.stamp({"stage": "select"})))
     assert stamp["packages"]["numpy"] != "absent" and "ctfm.stages.select" in stamp["code"]

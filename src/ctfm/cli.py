@@ -33,6 +33,10 @@ COMMANDS = {
         "Write a random or foreign encoder in the same layout.",
     ),
     "embed": ("stages.embed.embed", "Turn scans into frozen features: one vector for each."),
+    "probe-linear": (
+        "embedding.probing.probe_linear",
+        "Tell labels from frozen features by simple probes, with intervals.",
+    ),
     "adapt": ("stages.adapt.adapt", "Fine-tune an encoder on a task and predict the test cases."),
     "predict": ("stages.adapt.predict", "Apply an adapted model to your own scans."),
     "evaluate": ("stages.evaluate.evaluate", "Measure predictions, case by case."),

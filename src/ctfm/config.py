@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ctfm.options import PAPER_AUGMENT, Augment, Millimetres, Range, Strict, Voxels
+from ctfm.options import PAPER_AUGMENT, Augment, Embed, Millimetres, Range, Strict, Voxels
 from ctfm.options import Objective as Objective  # for plug-ins
+from ctfm.options import Patches as Patches
 
 # Raise a stage's number when its code changes what it makes; its outputs are then made anew.
 # Cheap stages (select, evaluate, summary, figures, report) need none: a digest of their code does the same by itself.
@@ -214,29 +215,6 @@ class Probe(Strict):
     )
     metric: str = Field("macro_dice", description="the score that the checkpoint is chosen by")
     options: dict[str, Any] = Field({}, description="replaces options of the task, such as fewer steps")
-
-
-Crop = Literal["body", "published", "volume"]
-
-
-class Patches(Strict):
-    """How a frozen encoder is shown a scan. Defaults: the paper's patches."""
-
-    patch: Voxels | None = Field(None, description="patch (z, y, x), voxels; null: the encoder's own")
-    overlap: float = Field(0.625, ge=0, lt=1, description="overlap of the patches; 0 is many times as fast")
-    crop: Crop = Field(
-        "body", description="body: the box of what is above -500 HU; published: above 0 HU; volume: all of the scan"
-    )
-
-
-class Embed(Patches):
-    """Frozen features of the scans of one data set, whose entry has the same name. Defaults: the paper's patches."""
-
-    encoders: tuple[str, ...] = Field((), description="entries of `pretrain` and `encoders`; empty: all")
-    patches: bool = Field(False, description="write a row for each patch too, not only one for each scan")
-    pool: Literal["avg", "max", "min"] = Field("avg", description="how the feature map of a patch becomes a vector")
-    over_patches: Literal["mean", "max", "min"] = Field("mean", description="how the patches of a scan become one")
-    organs: bool = Field(False, description="write the mean over each organ's voxels too, from the label maps")
 
 
 class Evaluate(Strict):

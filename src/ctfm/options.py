@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Millimetres = tuple[float, float, float]
 Voxels = tuple[int, int, int]
 Range = tuple[float, float]
+Crop = Literal["body", "published", "volume"]
 
 
 class Strict(BaseModel):
@@ -23,6 +24,26 @@ class Objective(Strict):
     sampling: Literal["intra", "cross"] = Field(
         "intra", description="intra: the crops of one scan are the batch; cross: all crops of the step, on all devices"
     )
+
+
+class Patches(Strict):
+    """How a frozen encoder is shown a scan. Defaults: the paper's patches."""
+
+    patch: Voxels | None = Field(None, description="patch (z, y, x), voxels; null: the encoder's own")
+    overlap: float = Field(0.625, ge=0, lt=1, description="overlap of the patches; 0 is many times as fast")
+    crop: Crop = Field(
+        "body", description="body: the box of what is above -500 HU; published: above 0 HU; volume: all of the scan"
+    )
+
+
+class Embed(Patches):
+    """Frozen features of the scans of one data set, whose entry has the same name. Defaults: the paper's patches."""
+
+    encoders: tuple[str, ...] = Field((), description="entries of `pretrain` and `encoders`; empty: all")
+    patches: bool = Field(False, description="write a row for each patch too, not only one for each scan")
+    pool: Literal["avg", "max", "min"] = Field("avg", description="how the feature map of a patch becomes a vector")
+    over_patches: Literal["mean", "max", "min"] = Field("mean", description="how the patches of a scan become one")
+    organs: bool = Field(False, description="write the mean over each organ's voxels too, from the label maps")
 
 
 class Augment(Strict):

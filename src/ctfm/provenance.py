@@ -32,6 +32,7 @@ NOT_SCIENCE = {
     "ctfm.logs",
     "ctfm.errors",
     "ctfm.provenance",
+    "ctfm.validation",
 }
 # A kind of task imports these for its training; measuring never runs them.
 ONLY_TRAINS = ("ctfm.training", "ctfm.encoders", "ctfm.ssl", "ctfm.weights", "ctfm.imaging.tiles")

@@ -11,15 +11,16 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from ctfm import config, plugins
 from ctfm.config import Config, Machine
 from ctfm.errors import UserError, nearest
 from ctfm.files import need_file
+from ctfm.validation import validated
 
 MACHINE_VARIABLE = "CTFM_MACHINE"
 MEASURES = {"of": "evaluate"}  # the mark of a task's option that only says what is measured
@@ -53,7 +54,7 @@ def check(settings: Mapping[str, Any]) -> Config:
     Raises:
         UserError: with the path of each wrong key and the nearest right one.
     """
-    cfg = _validated(Config, {key: _entries(key, value) for key, value in settings.items()}, "")
+    cfg = validated(Config, {key: _entries(key, value) for key, value in settings.items()}, "")
     for name, entry in cfg.pretrain.items():
         _reference(f"pretrain.{name}.corpus", entry.corpus, cfg.corpora, "corpora")
         objective = _options("ssl", entry.method, entry.method_options, f"pretrain.{name}.method")
@@ -147,7 +148,7 @@ def read(text: str) -> dict[str, Any]:
 
 def machine() -> Machine:
     """Return how this machine works: from the environment variable CTFM_MACHINE, else the defaults."""
-    return _validated(Machine, json.loads(os.environ.get(MACHINE_VARIABLE, "{}")), "machine.")
+    return validated(Machine, json.loads(os.environ.get(MACHINE_VARIABLE, "{}")), "machine.")
 
 
 def give_environment(cfg: Config) -> None:
@@ -258,7 +259,7 @@ def _plugin(kind: str, name: str, where: str) -> None:
 
 def _options(kind: str, name: str, options: Mapping[str, Any], where: str) -> dict[str, Any]:
     _plugin(kind, name, where)
-    return _validated(plugins.settings(kind, name), options, f"{where} options.").model_dump(mode="json")
+    return validated(plugins.settings(kind, name), options, f"{where} options.").model_dump(mode="json")
 
 
 def _overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
@@ -274,35 +275,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     raise TypeError(f"not JSON: {value!r}")
-
-
-def _validated(model: type[BaseModel], content: Mapping[str, Any], prefix: str) -> Any:
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        raise UserError("; ".join(_sentence(model, prefix, e) for e in error.errors())) from error
-
-
-def _sentence(model: type[BaseModel], prefix: str, error: Any) -> str:
-    where = prefix + ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return f"{where}: unknown key{nearest(str(error['loc'][-1]), _keys(model, error['loc'][:-1]))}"
-    if error["type"] == "missing":
-        return f"{where}: this key is required"
-    return f"{where}: {error['msg']} (got {error['input']!r})"
-
-
-def _keys(model: Any, location: tuple[Any, ...]) -> list[str]:
-    """Return the fields known at a place of the configuration, following mappings and optional sections."""
-    for part in location:
-        if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
-            model = model.model_fields[part].annotation
-        model = next((m for m in (model, *_inner(model)) if isinstance(m, type) and issubclass(m, BaseModel)), model)
-    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
-
-
-def _inner(annotation: Any) -> list[Any]:
-    found = []
-    for argument in get_args(annotation):
-        found += [argument, *_inner(argument)]
-    return found

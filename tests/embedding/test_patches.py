@@ -63,10 +63,10 @@ def test_what_lies_outside_of_the_box_is_zero_even_if_the_window_starts_lower(tm
 def test_boxes_are_in_millimetres_and_centres_in_the_patient(tmp_path):
     given, _ = scan(tmp_path, low=(2, 4, 6))
     cut = patches.grid(given.shape, (8, 16, 16), 0.5)
-    box, corner = cut.boxes_mm(given)[-1], np.asarray(cut.corners[-1])
-    np.testing.assert_allclose(box[:3], (corner + (2, 4, 6)) * SPACING)
+    box, corner = cut.boxes_mm(given)[-1], np.add(cut.corners[-1], (2, 4, 6))
+    np.testing.assert_allclose(box[:3], corner * SPACING)
     np.testing.assert_allclose(box[3:] - box[:3], np.multiply((8, 16, 16), SPACING))
-    middle = np.asarray([*(corner + (2, 4, 6) + (3.5, 7.5, 7.5)), 1])
+    middle = np.append(corner + np.array((3.5, 7.5, 7.5)), 1)
     np.testing.assert_allclose(cut.centres_world(given)[-1], (AFFINE @ middle)[:3])
 
 

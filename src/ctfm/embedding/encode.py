@@ -14,7 +14,7 @@ import torch
 
 import ctfm
 from ctfm import files, provenance, weights
-from ctfm.config import Embed
+from ctfm.config import Embed, Patches
 from ctfm.embedding import patches, pool, read
 from ctfm.errors import UserError
 from ctfm.spec import machine
@@ -108,9 +108,10 @@ class Encoder:
             pool.OVER_PATCHES[settings.over_patches](every), every, cut.boxes_mm(scan), box, organs.vectors()
         )
 
-    def grid(self, scan: read.Scan, settings: Embed) -> patches.Grid:
-        """Return where the patches of a scan lie."""
-        return patches.grid(scan.shape, settings.patch or self.preprocess.patch, settings.overlap)
+    def grid(self, scan: read.Scan, settings: Patches) -> patches.Grid:
+        """Return where the patches of a scan lie; an image that is no CT in HU is one patch unless told otherwise."""
+        own = scan.shape if scan.is_unit else self.preprocess.patch
+        return patches.grid(scan.shape, settings.patch or own, settings.overlap)
 
     def maps(self, scan: read.Scan, cut: patches.Grid, batch: int | None = None) -> Iterator[torch.Tensor]:
         """Yield the coarsest feature maps of the patches in order, float32 (n, channels, z', y', x') on the device."""

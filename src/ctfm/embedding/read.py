@@ -12,13 +12,12 @@ import numpy as np
 import SimpleITK as sitk
 
 from ctfm import files
-from ctfm.config import Crop
 from ctfm.errors import Quarantine, UserError
 from ctfm.imaging import dicom, labelled, scans, store
 from ctfm.imaging.preprocess import Preprocess
 from ctfm.imaging.resample import resample, resample_to
 from ctfm.imaging.volume import Volume, from_sitk, orient
-from ctfm.options import Millimetres, Voxels
+from ctfm.options import Crop, Millimetres, Voxels
 
 Image = Path | str | Volume | sitk.Image | nib.Nifti1Image
 CROPS = {"body": store.BODY_HU, "published": 0}  # HU; voxels above it are kept
@@ -56,6 +55,11 @@ class Scan:
         """Voxel spacing (z, y, x), mm."""
         return _spacing(self.volume)
 
+    @property
+    def is_unit(self) -> bool:
+        """Whether the volume is no CT in HU, but an image whose 0 to 255 are 0 to 1."""
+        return _is_unit(self.volume)
+
     def read(self, start: Voxels, size: Voxels) -> np.ndarray:
         """Read a part of the box as the encoder's input: float32 in [0, 1]; what lies outside of the box is 0.
 
@@ -63,7 +67,7 @@ class Scan:
             start: first voxel (z, y, x), counted from the corner of the box.
             size: voxels (z, y, x).
         """
-        scale = _unit if _is_unit(self.volume) else self.preprocess.scale
+        scale = _unit if self.is_unit else self.preprocess.scale
         return self._read(self.volume, start, size, np.float32, scale)
 
     def read_labels(self, start: Voxels, size: Voxels) -> np.ndarray:
@@ -124,7 +128,7 @@ def checksum(image: Image) -> str:
 
 
 def _stored(image: Image, spacing_mm: Millimetres, folder: Path) -> store.Stored:
-    if isinstance(image, str | Path) and Path(image).suffix == ".b2nd":
+    if isinstance(image, str | Path) and Path(image).suffix == scans.PREPARED:
         found = store.open_volume(image)
         if _is_unit(found) or np.allclose(_spacing(found), spacing_mm, rtol=SPACING_TOLERANCE):
             return found
@@ -154,7 +158,7 @@ def _volume(image: Image) -> Volume:
 
 def _labels(labels: Image, volume: store.Stored, folder: Path) -> store.Stored:
     """Store a label map on the grid of a volume."""
-    if isinstance(labels, str | Path) and Path(labels).suffix == ".b2nd":
+    if isinstance(labels, str | Path) and Path(labels).suffix == scans.PREPARED:
         given = store.open_volume(labels)
         if given.shape == volume.shape and np.allclose(given.affine, volume.affine, atol=1e-3):
             return given

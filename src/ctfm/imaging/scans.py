@@ -15,7 +15,8 @@ from ctfm.imaging.resample import resample
 from ctfm.imaging.volume import Volume, orient
 from ctfm.options import Millimetres, Voxels
 
-SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".b2nd")
+SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+PREPARED = ".b2nd"  # a volume of the store
 # What was scanned is the user's affair; whether it is CT, whole and in HU is checked as for pre-training.
 ANY_LENGTH = Prepare(min_slices=2)
 ANY_KIND = Criteria(min_instances=1, thickness_mm=None, unique_positions=False)
@@ -39,7 +40,7 @@ def names(paths: Sequence[Path]) -> list[str]:
     made: dict[str, None] = {}
     for path in paths:
         stem = path.resolve().name
-        stem = next((stem[: -len(s)] for s in SUFFIXES if stem.lower().endswith(s)), stem)
+        stem = next((stem[: -len(s)] for s in (*SUFFIXES, PREPARED) if stem.lower().endswith(s)), stem)
         name, count = stem, 1
         while name in made:
             count += 1

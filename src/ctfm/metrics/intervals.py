@@ -253,7 +253,12 @@ def _interval(
 ) -> Interval:
     """Return a statistic of some labels with its interval: means of labels in, one number out."""
     estimate, drawn, without = (statistic(part[..., columns]) for part in means)
-    n, drawn = _patients(values[:, columns]), drawn[np.isfinite(drawn)]
+    return from_resamples(estimate, drawn, without, _patients(values[:, columns]), plan)
+
+
+def from_resamples(estimate: np.ndarray, drawn: np.ndarray, without: np.ndarray, n: int, plan: Plan) -> Interval:
+    """Return an estimate with its interval, from resamples and, for BCa, from all but one patient; NaN is left out."""
+    drawn = drawn[np.isfinite(drawn)]
     if n < 2 or drawn.size == 0:
         return Interval(float(estimate), np.nan, np.nan, n)
     tails = np.array([(1 - plan.confidence) / 2, (1 + plan.confidence) / 2])
