@@ -24,8 +24,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from ctfm.metrics import signed_rank
+
 Groups = Mapping[str, Sequence[int]]  # name of a group of labels: its columns
-FEW = 13  # patients, up to which SciPy tests differences with ties or zeros exactly
 
 
 class Plan(NamedTuple):
@@ -168,26 +169,7 @@ def wilcoxon(values: np.ndarray, reference: np.ndarray) -> float:
     difference = macro_mean(a) - macro_mean(b)
     if difference.size < 2:
         return np.nan
-    if not np.any(difference):
-        return 1.0
-    sizes = np.abs(difference)
-    if difference.size <= FEW and (np.unique(sizes).size < sizes.size or not sizes.all()):
-        return _signed_rank(difference[sizes > 0])
-    return float(stats.wilcoxon(difference).pvalue)
-
-
-def _signed_rank(differences: np.ndarray) -> float:
-    """Return the exact p value by counting all signings of the ranks; ties share a rank, none of them is zero.
-
-    SciPy does the same by trying them all, which is a thousand times as slow.
-    """
-    ranks = np.rint(2 * stats.rankdata(np.abs(differences))).astype(int)  # twice the ranks are whole numbers
-    ways = np.ones(1)
-    for rank in ranks:
-        ways = np.concatenate([ways, np.zeros(rank)]) + np.concatenate([np.zeros(rank), ways])
-    observed = int(ranks[differences > 0].sum())
-    tail = min(ways[: observed + 1].sum(), ways[observed:].sum())
-    return float(min(1.0, 2 * tail / ways.sum()))
+    return signed_rank.p_value(difference)
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
