@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,7 @@ from ctfm.files import write_json
 from ctfm.imaging import pictures
 from ctfm.metrics import decisions
 from ctfm.metrics.summary import summarise
+from ctfm.tasks import _vectors, cluster, retrieve
 
 LABELS = {"liver": "organs", "spleen": "organs", "aorta": "cardiac", "heart": "cardiac", "rib_left_1": "ribs"}
 LEVELS = {"ctfm": 0.03, "random": 0.0}
@@ -76,6 +79,88 @@ def _answers(encoder: str, shots: str, seed: int, dataset: str, n: int) -> pd.Da
         for i in range(n)
     ]
     return tables.of("metrics", rows)
+
+
+ORGANS = ("liver", "spleen", "heart")
+
+
+def vectors(path: Path, arrays, about: dict) -> Path:
+    """Write vectors as a task without training leaves them: {aggregation: (n, channels)} and what is known of each."""
+    for how in _vectors.AGGREGATIONS:
+        array = arrays[how] if isinstance(arrays, dict) else arrays
+        rows = [{"case": case, "patch": -1, "label": "", "embedding": v} for case, v in zip(about, array, strict=True)]
+        tables.write(tables.of("embeddings", rows), "embeddings", path / f"{how}.parquet")
+    write_json(about, path / "cases.json")
+    return path
+
+
+def organs(count: int = 30, corpus: int = 20, seed: int = 0, apart: float = 1.5):
+    """Return vectors that are near to those of their organ, and what is known of scans; those after ``corpus`` ask."""
+    rng = np.random.default_rng(seed)
+    names = [ORGANS[n % 3] for n in range(count)]
+    array = np.stack([rng.normal(0, 1, 8) + np.eye(8)[ORGANS.index(name)] * apart for name in names])
+    about = {
+        f"c{n:02d}": {
+            "patient": f"c{n:02d}",
+            "cohorts": {"all": {"query": n >= corpus, "attributes": {"organ": name}}},
+        }
+        for n, name in enumerate(names)
+    }
+    return array, about
+
+
+def lesions(count: int = 24):
+    """Return vectors and what is known of scans in two cohorts with two attributes, some of them not known."""
+    rng = np.random.default_rng(3)
+    about = {}
+    for n in range(count):
+        flag = str(n // 2 % 2)
+        known = {"lesion_flag": flag, "lesion_group": str(n % 3) if flag == "1" else None}
+        about[f"s{n:02d}"] = {
+            "patient": f"s{n:02d}",
+            "cohorts": {("liver", "lung")[n % 2]: {"query": n >= 16, "attributes": known}},
+        }
+    return rng.normal(size=(count, 8)), about
+
+
+KINDS = {"organ_retrieval": (retrieve, organs), "lesion_retrieval": (retrieve, lesions), "anatomy": (cluster, organs)}
+
+
+def frozen(root: Path, encoders=("ctfm", "random"), dataset: str = "phantoms") -> Path:
+    """Write what tasks without training leave under ``root``: organs and lesions to retrieve, organs to cluster."""
+    for task in KINDS:
+        parts, points, summary = _frozen(task, tuple(encoders), dataset)
+        for encoder in encoders:
+            tables.write(parts[encoder], "metrics", root / "evaluate" / task / encoder / "all-0.parquet")
+            if task == "anatomy":
+                folder = root / "adapt" / task / encoder / "all-0/predictions"
+                tables.write(points[encoder], "points", folder / "points.parquet")
+        tables.write(summary, "summary", root / "evaluate" / task / "summary.parquet")
+    return root
+
+
+@cache
+def _frozen(task: str, encoders: tuple[str, ...], dataset: str):
+    """Return metrics and points by encoder, and the summary, of one task; they are computed once."""
+    kind, make = KINDS[task]
+    parts, points = {}, {}
+    for number, encoder in enumerate(encoders):
+        array, about = make()
+        array = array + np.random.default_rng(number).normal(0, 0.5, array.shape)
+        settings = kind.Settings(**({"depths": (3, 10)} if kind is retrieve else {}))
+        with TemporaryDirectory() as folder:
+            rows = kind.measure(settings, [], vectors(Path(folder), array, about))
+        fixed = {"task": task, "dataset": dataset, "encoder": encoder, "shots": "all", "seed": 0, "split_hash": "a"}
+        parts[encoder] = tables.of("metrics", [{**row, **fixed} for row in rows])
+        label = {case: next(iter(one["cohorts"].values()))["attributes"].get("organ") for case, one in about.items()}
+        places = [
+            {"case": case, "label": label[case], "perplexity": p, "x": float(vector[0] * p), "y": float(vector[1])}
+            for case, vector in zip(about, array, strict=True)
+            for p in (10.0, 30.0)
+        ]
+        points[encoder] = tables.of("points", places)
+    summary = summarise(pd.concat(parts.values(), ignore_index=True), Evaluate(bootstrap=100))
+    return parts, points, tables.of("summary", summary)
 
 
 def everything(root: Path) -> Path:

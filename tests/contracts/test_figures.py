@@ -15,6 +15,7 @@ from tests import synthetic
 
 FIGURES = plugins.names("figures")
 SETTINGS = Figures(dpi=80)
+FROZEN = ("fig5", "fig6", "ed4", "ed5")  # of tasks that train nothing
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def results(tmp_path_factory):
     synthetic.training(root)
     synthetic.tumours(root)
     synthetic.triage(root)
-    return root
+    return synthetic.frozen(root)
 
 
 def drawn(name, root, stem):
@@ -79,6 +80,7 @@ def whatever(request, tmp_path_factory):
     root, kwargs = synthetic.run(tmp_path_factory.mktemp("whatever"), **request.param), request.param
     synthetic.training(root)
     synthetic.tumours(root, encoders=kwargs.get("encoders", ("ctfm", "random")), n=kwargs.get("patients", 6) % 9)
+    synthetic.frozen(root, kwargs.get("encoders", ("ctfm",)), kwargs.get("dataset", "phantoms"))
     return synthetic.triage(root, **{key: kwargs[key] for key in ("encoders", "shots", "seeds") if key in kwargs})
 
 

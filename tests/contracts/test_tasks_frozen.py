@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
 import numpy as np
@@ -17,6 +16,7 @@ from ctfm.imaging import store
 from ctfm.imaging.volume import Volume
 from ctfm.stages.adapt import predict
 from ctfm.tasks import CaseFile, _vectors, cluster, retrieve
+from tests import synthetic
 from tests.makers import cohort_cases, random_encoder, stored_cases
 
 SMALL = {"patch": (16, 32, 32), "overlap": 0.0}
@@ -32,38 +32,13 @@ def encoder(tmp_path_factory):
     return random_encoder(tmp_path_factory.mktemp("encoder"))
 
 
-def folder_of(path, arrays, about):
-    """Write vectors as ``predict`` leaves them: {aggregation: (n, channels)} and what is known of each scan."""
-    for how in _vectors.AGGREGATIONS:
-        array = arrays[how] if isinstance(arrays, dict) else arrays
-        rows = [{"case": case, "patch": -1, "label": "", "embedding": v} for case, v in zip(about, array, strict=True)]
-        tables.write(tables.of("embeddings", rows), "embeddings", path / f"{how}.parquet")
-    (path / "cases.json").write_text(json.dumps(about))
-    return path
-
-
-def organs(count=30, corpus=20, seed=0):
-    """Return vectors that are near to those of their organ, and what is known of the scans."""
-    rng = np.random.default_rng(seed)
-    names = [("liver", "spleen", "heart")[n % 3] for n in range(count)]
-    array = np.stack([rng.normal(0, 1, 8) + np.eye(8)[len(name) % 8] * 1.5 for name in names])
-    about = {
-        f"c{n:02d}": {
-            "patient": f"c{n:02d}",
-            "cohorts": {"all": {"query": n >= corpus, "attributes": {"organ": name}}},
-        }
-        for n, name in enumerate(names)
-    }
-    return array, about
-
-
 def values(rows, metric, label="all"):
     return {row["case_id"]: row["value"] for row in rows if (row["metric"], row["label"]) == (metric, label)}
 
 
 def test_every_query_is_measured_as_by_a_plain_loop(tmp_path):
-    array, about = organs()
-    rows = retrieve.measure(retrieve.Settings(), [], folder_of(tmp_path, array, about))
+    array, about = synthetic.organs()
+    rows = retrieve.measure(retrieve.Settings(), [], synthetic.vectors(tmp_path, array, about))
     names = [one["cohorts"]["all"]["attributes"]["organ"] for one in about.values()]
     for distance, suffix in (("cosine", ""), ("euclidean", "_euclidean")):
         away = cdist(array[20:], array[:20], distance)
@@ -106,7 +81,9 @@ def lesions():
 def test_cohorts_are_ranked_by_themselves_and_unknown_attributes_match_nothing(tmp_path):
     array = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1], [1, 1]])  # from b: a, e, (c), d
     rows = retrieve.measure(
-        retrieve.Settings(aggregation=("mean",), distances=("cosine",)), [], folder_of(tmp_path, array, lesions())
+        retrieve.Settings(aggregation=("mean",), distances=("cosine",)),
+        [],
+        synthetic.vectors(tmp_path, array, lesions()),
     )
     flag = values(rows, "precision_at_3_by_cohort", "lesion_flag, x")
     assert flag == pytest.approx({"b": 2 / 3, "c": 1 / 3})  # b: a, e alike, d not; c: d alike, e and a not
@@ -124,14 +101,14 @@ def test_cohorts_are_ranked_by_themselves_and_unknown_attributes_match_nothing(t
 
 
 def test_the_aggregation_is_chosen_without_the_queries(tmp_path):
-    array, about = organs(60, 40)
+    array, about = synthetic.organs(60, 40)
     noise = np.random.default_rng(1).normal(size=array.shape)
     arrays = {"min": noise.copy(), "mean": array.copy(), "max": noise.copy()}
     arrays["min"][40:], arrays["mean"][40:] = 0, noise[40:]
     for corpus_only in (False, True):  # for the queries min would be right, and their vectors change nothing
         if corpus_only:
             arrays = {how: np.where(np.arange(60)[:, None] < 40, a, 5.0) for how, a in arrays.items()}
-        vectors = _vectors.load(folder_of(tmp_path / str(corpus_only), arrays, about))
+        vectors = _vectors.load(synthetic.vectors(tmp_path / str(corpus_only), arrays, about))
         how, why = retrieve.choose(retrieve.Settings(), vectors, "cosine")
         assert how == "mean" and "chosen within the corpus" in why
     assert retrieve.choose(retrieve.Settings(aggregation=("max",)), vectors, "cosine") == (
@@ -179,8 +156,8 @@ def test_a_cube_goes_to_the_encoder_as_it_is(encoder, tmp_path):
 
 
 def test_numbers_of_clusters_are_of_the_embeddings(tmp_path):
-    array, about = organs()
-    rows = cluster.measure(cluster.Settings(), [], folder_of(tmp_path, array, about))
+    array, about = synthetic.organs()
+    rows = cluster.measure(cluster.Settings(), [], synthetic.vectors(tmp_path, array, about))
     names = [one["cohorts"]["all"]["attributes"]["organ"] for one in about.values()]
     found = cluster.scores(rows)
     assert set(found) == {"silhouette", "knn_purity", "nmi"}
@@ -207,13 +184,13 @@ def test_bad_input_is_told(encoder, tmp_path):
         retrieve.fit(retrieve.Settings(**SMALL), encoder, [], [], tmp_path, seed=0)
     with pytest.raises(UserError, match="run 'ctfm adapt' first"):
         retrieve.measure(retrieve.Settings(), [], tmp_path)
-    array, about = organs()
+    array, about = synthetic.organs()
     array[3, 2] = np.nan
     with pytest.raises(UserError, match="the vector of 'c03' is not finite"):
-        retrieve.measure(retrieve.Settings(), [], folder_of(tmp_path / "nan", array, about))
-    array, about = organs(20, 20)
+        retrieve.measure(retrieve.Settings(), [], synthetic.vectors(tmp_path / "nan", array, about))
+    array, about = synthetic.organs(20, 20)
     with pytest.raises(UserError, match="no scan asks"):
-        retrieve.measure(retrieve.Settings(), [], folder_of(tmp_path / "none", array, about))
+        retrieve.measure(retrieve.Settings(), [], synthetic.vectors(tmp_path / "none", array, about))
     with pytest.raises(UserError, match="only 0 scans have the attribute 'lesion'"):
         cluster.measure(cluster.Settings(attribute="lesion"), [], tmp_path / "none")
     table = tables.read("embeddings", tmp_path / "none/min.parquet")

@@ -12,7 +12,7 @@ from ctfm.phantom.cases import cases
 
 @pytest.fixture(scope="module")
 def made():
-    return list(cases(0, 4, 10.0))
+    return list(cases(0, 8, 10.0))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_files_are_as_published(folder):
     lists = [pd.read_csv(folder / f"lung_full_{part}_split.csv") for part in ("train", "test")]
     assert [list(table)[1:] for table in lists] == [["training"], ["testing"]]
     image = sitk.ReadImage(str(next(folder.glob("combined/liver_*.nii.gz"))))
-    assert all(size * spacing <= 120 for size, spacing in zip(image.GetSize(), image.GetSpacing(), strict=True))
+    assert all(size * spacing <= 100 for size, spacing in zip(image.GetSize(), image.GetSpacing(), strict=True))
 
 
 def test_a_lesion_is_where_the_organ_is_and_nowhere_else(made):

@@ -40,6 +40,15 @@ class Results:
         """All tasks: planes to show, one row per run, case and plane."""
         return self._joined("slices", "slices/*/*/*.parquet")
 
+    @cached_property
+    def points(self) -> pd.DataFrame:
+        """All tasks that place scans on planes: one row per scan and perplexity, with ``task`` and ``encoder``."""
+        found = [tables.of("points", []).assign(task="", encoder="")]
+        for path in sorted(self.root.glob("adapt/*/*/*/predictions/points.parquet")):
+            task, encoder = path.relative_to(self.root).parts[1:3]
+            found.append(tables.read("points", path).assign(task=task, encoder=encoder))
+        return pd.concat([table for table in found if len(table)] or found, ignore_index=True)
+
     def labels(self, task: str) -> pd.DataFrame:
         """Return the labels of a task and their groups, from the first of its tables ``metrics``."""
         found = sorted(self.root.glob(f"evaluate/{task}/*/*.parquet"))[:1]

@@ -24,6 +24,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from ctfm.metrics import signed_rank
+
 Groups = Mapping[str, Sequence[int]]  # name of a group of labels: its columns
 
 
@@ -178,7 +180,7 @@ def wilcoxon(values: np.ndarray, reference: np.ndarray) -> float:
     difference = macro_mean(a) - macro_mean(b)
     if difference.size < 2:
         return np.nan
-    return float(stats.wilcoxon(difference).pvalue) if np.any(difference) else 1.0
+    return signed_rank.p_value(difference)
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:

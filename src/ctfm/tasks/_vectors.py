@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ctfm import files, logs, tables, weights
+from ctfm import files, logs, tables
 from ctfm.config import Embed, Patches
 from ctfm.embedding import read
 from ctfm.errors import UserError
@@ -65,6 +65,8 @@ def fit(
     """
     if not cases:
         raise UserError("there is no case to search in; check the data set's split and its excluded cases")
+    from ctfm import weights  # torch: measuring needs none of it
+
     shown = Embed(**settings.model_dump(include=set(Patches.model_fields)))
     known = [[case.case, store.open_volume(case.image).meta.get("key")] for case in cases]
     model = files.sha256(encoder / weights.WEIGHTS)
@@ -131,7 +133,7 @@ def _embed(encoder: Path, name: str, settings: Embed, cases: Sequence[CaseFile],
 
 def _rows(encoder: Path, name: str, settings: Embed, cases: Sequence[CaseFile]) -> Iterator[dict[str, pd.DataFrame]]:
     """Yield the row of each case by aggregation."""
-    from ctfm.embedding import encode, pool, table  # torch: measuring needs none of it
+    from ctfm.embedding import encode, pool, table  # torch
 
     used = encode.Encoder(encoder)
     for case in logs.progress(cases, "scans", len(cases)):
@@ -157,6 +159,8 @@ def _cohorts(case: CaseFile) -> dict[str, Any]:
 
 def _link(encoder: Path, folder: Path) -> None:
     """Put an encoder's files into a folder, without a second copy where the disk allows that."""
+    from ctfm import weights  # torch
+
     files.ensure_folder(folder)
     for name in (weights.CONFIG, weights.PREPROCESSING, weights.CARD, weights.WEIGHTS):
         if (encoder / name).is_file():

@@ -5,8 +5,8 @@ which scans are ranked together, the data set says (``ctfm.datasets.Case.cohorts
 paper, are defined in ``ctfm.metrics.retrieval``; for each query there is a row
 
 - of ``<measure>``, its label being the attribute (``all`` where there is only one): the mean over queries;
-- of ``<measure>_by_cohort``, its label the cohort; where there is only one, the query's own value (its organ): the
-  mean over labels counts each as much as another.
+- for precision and average precision, of ``<measure>_by_cohort``, its label the cohort; where there is only one, the
+  query's own value (its organ): the mean over labels counts each as much as another.
 
 ``_euclidean`` in a name tells the distance; without it, it is cosine. In ours a scan that asks in several cohorts is
 one patient with several values; published values are means over queries, so in theirs each query stands for itself.
@@ -32,6 +32,7 @@ from ctfm.tasks import CaseFile, _vectors
 from ctfm.tasks._vectors import Vectors
 
 BY_COHORT = "_by_cohort"
+IN_COHORTS = ("precision", "average_precision")  # the measures that have it: those of Extended Data Figure 4
 CHOICE = "average_precision"
 UNKNOWN = "it is not known what of the corpus is alike: no value, and 0 as published"
 
@@ -207,5 +208,7 @@ def _rows(
         unit = f"{query.cohort}/{case}" if theirs and cohorts > 1 else patient
         row = {"case_id": case, "patient": unit, "value": value, "note": note}
         yield {**row, "label": label, "group": label, "metric": metric}
+        if not name.startswith(IN_COHORTS):
+            continue
         parts = {"label": part if alone else f"{label}, {part}", "group": "" if alone else label}
         yield {**row, **parts, "metric": metric + BY_COHORT}
