@@ -173,7 +173,7 @@ def test_options_of_one_encoder_change_its_job_alone():
         "tasks": {"t": {"kind": "segment", "dataset": "d", "options": {"epochs": 7}}},
     }
     own = spec.check({**base, "tasks": {"t": {**base["tasks"]["t"], "per_encoder": {"a": {"learning_rate": 5e-4}}}}})
-    job = lambda cfg, name, stage: spec.spec(cfg, stage, task="t", encoder=name, shots="all", seed="0")
+    job = lambda cfg, name, stage: spec.spec(cfg, stage, task="t", encoder=name, shots="all", seed="0")  # noqa: E731
     for stage in ("adapt", "evaluate"):
         assert job(own, "a", stage)["task"]["options"]["learning_rate"] == 5e-4
         assert job(own, "a", stage)["task"]["options"]["epochs"] == 7

@@ -142,7 +142,7 @@ def origin(source: Source, default: Preprocess) -> tuple[Preprocess, dict[str, A
 def summary(report: Mapping[str, Any]) -> str:
     """Return a report in one line: what was not used is counted by the part of the network it belongs to."""
     names = [*report["matched"], *report["unexpected"]]
-    shared = len(os.path.commonprefix(names).rpartition(".")[0])
+    shared = len(os.path.commonprefix(names).rpartition(".")[0])  # noqa: RUF071 - names are no paths
     parts = Counter(name[shared:].lstrip(".").split(".")[0] for name in report["unexpected"])
     listed = ", ".join(f"{part} ({count})" for part, count in parts.items())
     return (

@@ -141,7 +141,7 @@ def mir(root, sheets=None, lists=None):
 
 def test_a_scan_can_ask_in_one_cohort_and_answer_in_another(tmp_path):
     found = {case.case: case for case in plugins.get("datasets", "mir3d").cases(mir(tmp_path / "data"))}
-    flag = lambda a, b: {"lesion_flag": a, "lesion_group": b}
+    flag = lambda a, b: {"lesion_flag": a, "lesion_group": b}  # noqa: E731
     assert found["liver_1"].cohorts == {
         "liver": {"query": False, "attributes": flag("1", "3")},
         "colon": {"query": True, "attributes": flag("0", None)},

@@ -47,7 +47,7 @@ MSD = [name for name in plugins.names("datasets") if name.startswith("msd_")]
 
 def decathlon(root, labels, training=("a_1", "a_2"), testing=(), **changes):
     """Write a data set in the Decathlon's layout, of empty files."""
-    entry = lambda name: {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}
+    entry = lambda name: {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}  # noqa: E731
     for folder in ("imagesTr", "labelsTr"):
         (root / folder).mkdir(parents=True, exist_ok=True)
         for name in (*training, *testing):

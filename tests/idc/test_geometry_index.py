@@ -20,7 +20,7 @@ CT, GEOMETRY = geometry_index.FILES.values()
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    asked: list[str] = []
+    asked: list[str] = []  # noqa: RUF012  (shared by the requests of a test on purpose)
 
     def do_GET(self) -> None:
         self.asked.append(self.path)

@@ -65,7 +65,7 @@ def test_rows_tell_volumes_and_every_failure():
     prediction[9, 0, 0] = 5
     made = lesions.rows(truth, prediction, {"a": 2, "b": 4, "c": 5, "d": 6}, {"a": "tumour"}, 0.5, 0.1)
     found = {(row["label"], row["metric"]): (row["value"], row["note"]) for row in made}
-    of = lambda name: {metric: value for (label, metric), value in found.items() if label == name}
+    of = lambda name: {metric: value for (label, metric), value in found.items() if label == name}  # noqa: E731
     assert of("a") == {
         "lesions_found": (1, ""),
         "lesions_missed": (1, ""),

@@ -55,7 +55,7 @@ def calls(monkeypatch):
     def counted(*args):
         net = make(*args)
         # it is shown images when it must work, and classes when it has its answer
-        work = lambda shown: len(shown) * (net.training and shown.is_floating_point())
+        work = lambda shown: len(shown) * (net.training and shown.is_floating_point())  # noqa: E731
         net.encoder.register_forward_hook(lambda _, shown, __: seen.update(crops=work(shown[0])))
         return net
 

@@ -38,7 +38,7 @@ def linear(bags: Bags, label: np.ndarray, fold: Fold, seed: int) -> np.ndarray:
         seed: not used.
     """
     features = np.concatenate([bag[:1] for bag in bags])
-    fit = lambda rows, c: _regression(features, label, rows, c)
+    fit = lambda rows, c: _regression(features, label, rows, c)  # noqa: E731
     loss = [log_loss(fit(fold.train, c)(fold.choose), label[fold.choose]) for c in PENALTIES]
     both = np.union1d(fold.train, fold.choose)
     return fit(both, PENALTIES[int(np.argmin(loss))])(fold.test)

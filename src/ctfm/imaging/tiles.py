@@ -141,7 +141,7 @@ def segment(
     padded = (z, y, x)
     margin = [(p - n) // 2 for p, n in zip(padded, shape, strict=True)]
     inside = tuple(slice(m, m + n) for m, n in zip(margin, shape, strict=True))
-    take = lambda start: read(tuple(s - m for s, m in zip(start, margin, strict=True)), tiling.window)
+    take = lambda start: read(tuple(s - m for s, m in zip(start, margin, strict=True)), tiling.window)  # noqa: E731
     bottoms = starts(z, tiling.window[0], tiling.overlap)
     out, weight, sums = np.empty(padded, np.uint8), importance(tiling.window, tiling.device), torch.empty(0)
     for block, (bottom, below) in watch(list(product(blocks(padded, tiling), pairwise([*bottoms, z])))):

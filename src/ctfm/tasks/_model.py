@@ -77,7 +77,7 @@ class Model:
         scan = store.open_volume(path)
         check_spacing(scan, self.spacing_mm, path)
         device = next(self.net.parameters()).device
-        read = lambda start, size: self.preprocess.scale(scan.crop(start, size))
+        read = lambda start, size: self.preprocess.scale(scan.crop(start, size))  # noqa: E731
         with evaluating(self.net), torch.inference_mode(), loop.autocast(device):
             outputs = tiles.segment(read, scan.shape, self.net, self.tiling(device), watch)
         ids = np.array([0, *(label["id"] for label in self.labels)], np.uint8)
