@@ -117,4 +117,4 @@ def test_a_real_scan_is_learnt_by_heart(name, shared_data, tmp_path, monkeypatch
     for scores in (copy, own):
         assert set(scores) == set(ORGANS)
         assert min(scores[organ] for organ in LARGE) > 0.9
-        assert scores["stomach"] > 0.8
+        assert scores["stomach"] > 0.85
