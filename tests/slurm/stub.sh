@@ -3,6 +3,7 @@
 # much memory and in which job. The last shard fails at its first try.
 attempt=1
 targets=
+mkdir -p shards
 while [ $# -gt 0 ]; do
   case $1 in
     --attempt) attempt=$2 ;;

@@ -33,9 +33,13 @@ from tests.workflow.conftest import DEMO, Checkout
 pytestmark = [pytest.mark.workflow, pytest.mark.skipif(bool(missing()), reason=missing())]
 
 STEPS = 24  # of pre-training, two seconds each while the test has something to do to it
-LONGER = f"pretrain: {{ctfm: {{epochs: {STEPS // 3}, checkpoint_every: 5}}}}\nmachine: {{tensorboard: false}}"
+LONGER = f"""
+pretrain: {{ctfm: {{epochs: {STEPS // 3}, checkpoint_every: 5}}}}
+tasks: {{wholebody: {{options: {{epochs: 1, steps_per_epoch: 2}}}}}}
+machine: {{tensorboard: false}}
+"""
 CONFIGS = (*DEMO, "longer.yaml")
-PATIENCE = 800  # seconds for the whole run, on a busy machine
+PATIENCE = 1800  # seconds for the whole run, on a busy machine
 
 
 class Site(Checkout):
