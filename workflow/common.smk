@@ -171,7 +171,9 @@ METRICS = [
     for run in adaptations(task)
 ]
 SLICES = [
-    f"{O}/slices/{task}/{run}.parquet" for task in cfg.tasks for run in adaptations(task)
+    f"{O}/slices/{task}/{run}.parquet"
+    for task in cfg.tasks
+    for run in adaptations(task)
 ]
 SUMMARIES = [f"{O}/evaluate/{task}/summary.parquet" for task in cfg.tasks]
 CASES = [f"{O}/datasets/{dataset}/cases.parquet" for dataset in cfg.datasets]
