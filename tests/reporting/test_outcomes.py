@@ -90,3 +90,14 @@ def test_without_a_reference_nothing_is_compared(tmp_path):
 
 def test_no_summary_gives_no_task(tmp_path):
     assert outcomes.tasks(tmp_path) == []
+
+
+def test_tumours_are_told_alone_beside_the_papers_tumours(tmp_path):
+    synthetic.tumours(tmp_path, "lung", dataset="msd_task06_lung", n=13)
+    (task,) = outcomes.tasks(tmp_path)
+    assert [line[0] for line in task["main"].rows] == ["ctfm", "random"]
+    assert {line[6] for line in task["main"].rows} == {"0.6090", "0.5320"}  # the paper's Dice of the tumour
+    assert {line[1] for line in task["groups"].rows} == {"all"}
+    assert {line[0] for line in task["others"].rows} >= {"asd", "missed", "false positive ml"}
+    assert {line[1] for line in task["quoted"].rows} == {"asd", "dice"}
+    assert "yes" in {line[4] for line in task["quoted"].rows}

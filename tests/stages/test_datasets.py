@@ -10,6 +10,8 @@ import pytest
 from ctfm import files, plugins, tables
 from ctfm.errors import UserError
 from ctfm.imaging import store
+from ctfm.phantom import msd
+from ctfm.phantom.cases import cases
 from ctfm.stages.datasets import datasets, fetch_dataset
 from tests.makers import write_totalsegmentator
 
@@ -131,3 +133,23 @@ def test_the_real_abdomen(shared_data, tmp_path):
     table = pd.read_parquet(tmp_path / "out/cases.parquet")
     assert (table["status"] == "ok").all()
     assert len(table["labels"][0]) == 41 and "liver" in table["labels"][0]
+
+
+def test_the_decathlon_is_stored_on_its_own_grids_or_refused(tmp_path):
+    msd.write(tmp_path / "data", cases(0, 4, 12.0))
+    (tmp_path / "data/imagesTr/liver_1.nii.gz").write_bytes(b"torn")
+    settings = {"kind": "msd_task03_liver", "root": str(tmp_path / "data"), "spacing_mm": None}
+    job = {"stage": "datasets", "version": 1, "name": "d", "dataset": settings}
+    datasets(out=tmp_path / "out", spec=json.dumps(job))
+    table = tables.read("cases", tmp_path / "out/cases.parquet").set_index("case")
+    assert table.loc["liver_1", "reason"] == "unreadable" and (table.status == "ok").sum() == 3
+    for name in table.index[table.status == "ok"]:
+        image = nib.load(tmp_path / f"data/imagesTr/{name}.nii.gz")
+        assert table.loc[name, "spacing"] == pytest.approx(image.header.get_zooms()[::-1], rel=1e-5)
+        assert list(table.loc[name, "shape"]) == list(image.shape[::-1])
+    settings["split"] = "paper"
+    with pytest.raises(UserError, match=r"msd_task03_liver_paper\.csv: 127 of its 131 cases are not in .*: liver_10, "):
+        datasets(out=tmp_path / "out", spec=json.dumps(job))
+    (tmp_path / "data/labelsTr/liver_2.nii.gz").unlink()
+    with pytest.raises(UserError, match=r"1 files are missing: labelsTr/liver_2\.nii\.gz"):
+        datasets(out=tmp_path / "out", spec=json.dumps(job))

@@ -82,22 +82,27 @@ def rows(
     """
     made = []
     for name, i in ids.items():
-        masks = truth == i, prediction == i
-        found, missed, false = match(*masks, overlap)
-        true_ml, given_ml = (float(np.count_nonzero(mask)) * voxel_ml for mask in masks)
-        values = {
-            "lesions_found": found,
-            "lesions_missed": missed,
-            "lesions_false_positive": false,
-            "lesion_sensitivity": found / (found + missed) if found + missed else float("nan"),
-            "truth_ml": true_ml,
-            "predicted_ml": given_ml,
-            "volume_error_ml": abs(given_ml - true_ml),
-        }
-        note = (MISSED if not given_ml else "") if true_ml else (EXTRA if given_ml else ABSENT)
+        values = _values(truth == i, prediction == i, voxel_ml, overlap)
+        there, given = values["truth_ml"] > 0, values["predicted_ml"] > 0
+        note = (EXTRA if given else ABSENT) if not there else "" if given else MISSED
         place = {"label": name, "group": groups.get(name, "other")}
         made += [{**place, "metric": metric, "value": float(value), "note": note} for metric, value in values.items()]
     return made
+
+
+def _values(truth: np.ndarray, prediction: np.ndarray, voxel_ml: float, overlap: float) -> dict[str, float]:
+    """Return the value of each metric of two masks."""
+    found, missed, false = match(truth, prediction, overlap)
+    true_ml, given_ml = (float(np.count_nonzero(mask)) * voxel_ml for mask in (truth, prediction))
+    return {
+        "lesions_found": found,
+        "lesions_missed": missed,
+        "lesions_false_positive": false,
+        "lesion_sensitivity": found / (found + missed) if found + missed else float("nan"),
+        "truth_ml": true_ml,
+        "predicted_ml": given_ml,
+        "volume_error_ml": abs(given_ml - true_ml),
+    }
 
 
 def _shares(mask: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -62,9 +62,9 @@ def fit(
         derived: spacing, window, HU and epochs.
         encoder: folder of the encoder's weights.
         train: training cases.
-        val: validation cases, at least one.
-        out: has the report of the analysis; ``auto3dseg/`` is the runner's folder.
-        seed: of the decoder's weights.
+        val: validation cases, one at least.
+        out: has the report of the analysis; gets ``auto3dseg/`` too, the runner's folder.
+        seed: of the decoder.
 
     Raises:
         UserError: the templates can't be had, the encoder is of another architecture, or the training failed.
@@ -74,24 +74,17 @@ def fit(
     model = _start(settings, derived, encoder, train[0], seed)
     work = files.ensure_folder(out / "auto3dseg").resolve()
     found = templates(settings, work)
-    cases = [[case.case, store.open_volume(case.label).meta.get("key")] for case in (*train, *val)]
-    used = [files.sha256(encoder / name) for name in (weights.WEIGHTS, weights.PREPROCESSING)]
-    key = files.digest([settings.model_dump(mode="json"), derived, used, cases, seed, _digest(found)])
-    _forget(work, key)
-    task = _task(settings, derived, model, work)
+    key = _fingerprint(settings, derived, encoder, [*train, *val], seed)
+    about = {"fingerprint": key, "checkpoint": "model.pt", "templates": _digest(found)}
+    _forget(work, files.digest(about))
     _write(train, val, model, work / "data")
     torch.save({"state_dict": model.net.state_dict()}, work / "initial.pt")
-    shutil.copyfile(out / _analysis.REPORT, work / _analysis.REPORT)
-    _run(work, task, found)
-    bundle = out / "model" / BUNDLE
-    shutil.rmtree(bundle, ignore_errors=True)
-    shutil.copytree(work / BUNDLE, bundle)
-    shutil.rmtree(work / "data")
-    about = {"fingerprint": key, "checkpoint": "model.pt", "templates": _digest(found)}
+    _run(work, _task(settings, derived, model, work), found, out / _analysis.REPORT)
+    _keep(work, out / "model")
     _model.describe(model, out / "model", about, engine="auto3dseg")
-    shape = {"patch": list(model.patch), "spacing_mm": list(model.spacing_mm), "frozen": False}
-    named = {"train": [case.case for case in train], "val": [case.case for case in val]}
-    return about | shape | named | {"preprocess": model.preprocess.model_dump(mode="json")}
+    named = {"train": [case.case for case in train], "val": [case.case for case in val], "frozen": False}
+    told = files.read_json(out / "model" / _model.ABOUT)
+    return about | named | {key: told[key] for key in ("patch", "spacing_mm", "preprocess")}
 
 
 def predict(folder: Path, cases: Sequence[CaseFile], out: Path) -> None:
@@ -138,6 +131,22 @@ def templates(settings: Settings, work: Path) -> Path:
     source = {"url": settings.templates, "checksum": checksum, "version": "", "bytes": None}
     archive.fetch(source, work / "templates", MARKER)
     return work / "templates"
+
+
+def _keep(work: Path, folder: Path) -> None:
+    """Put the trained bundle into the model's folder, and remove the images that it was trained on."""
+    shutil.rmtree(folder / BUNDLE, ignore_errors=True)
+    shutil.copytree(work / BUNDLE, folder / BUNDLE)
+    shutil.rmtree(work / "data")
+
+
+def _fingerprint(
+    settings: Settings, derived: _analysis.Derived, encoder: Path, cases: Sequence[CaseFile], seed: int
+) -> str:
+    """Return a digest of all that a run depends on but the templates."""
+    known = [[case.case, store.open_volume(case.label).meta.get("key")] for case in cases]
+    used = [files.sha256(encoder / name) for name in (weights.WEIGHTS, weights.PREPROCESSING)]
+    return files.digest([settings.model_dump(mode="json"), derived, used, known, seed])
 
 
 def _forget(work: Path, key: str) -> None:
@@ -211,8 +220,9 @@ def _spl(volume: Volume, path: Path) -> None:
     nib.save(nib.Nifti1Image(np.ascontiguousarray(volume.array), LPS_TO_RAS @ volume.affine), path)
 
 
-def _run(work: Path, task: dict[str, Any], templates_folder: Path) -> None:
+def _run(work: Path, task: dict[str, Any], templates_folder: Path, report: Path) -> None:
     """Run MONAI's runner up to a trained bundle; what it has done already is not done again."""
+    shutil.copyfile(report, work / _analysis.REPORT)
     (work / "task.yaml").write_text(yaml.safe_dump(task, sort_keys=False))
     runner = AutoRunner(
         str(work),

@@ -59,6 +59,11 @@ class Run:
     pool: Pool | None = None
 
     @property
+    def named(self) -> dict[str, list[str]]:
+        """Return the names of the cases."""
+        return {"train": [case.case for case in self.train], "val": [case.case for case in self.val]}
+
+    @property
     def fingerprint(self) -> str:
         """Return a digest; a run with another one is not resumed."""
         known = [[(c.case, store.open_volume(c.label).meta.get("key")) for c in p] for p in (self.train, self.val)]

@@ -56,18 +56,17 @@ def fit(
 
     Args:
         settings: the recipe.
-        encoder: folder of the encoder's weights (see ``ctfm.weights``).
+        encoder: folder of its weights (see ``ctfm.weights``).
         train: training cases.
         val: validation cases, may be empty.
         out: gets ``model/``, ``checkpoints/`` and ``metrics.csv``.
         seed: of the decoder's weights, the crops and their views.
         frozen: train the decoder alone; a pool: on its fixed crops, whose features are computed once.
-        task: the kind of task whose model it is.
+        task: whose model it is.
 
     Raises:
         UserError: the encoder, the cases or the settings don't fit.
     """
-    pool = frozen if isinstance(frozen, Pool) else None
     val = sampling.few_shot(val, min(len(val), settings.validation_cases or len(val)), 0, "validation")
     if not train:
         raise UserError("there is no training case; check the data set's split and its excluded cases")
@@ -75,12 +74,11 @@ def fit(
     model = _fitting.new(settings, weights.load_encoder(encoder), train[0], labels, seed, task)
 
     def validate(_: Any) -> dict[str, float]:
-        found = (_measure.rows(case, model.segment(case.image), model.labels) for case in val)
-        return scores([row for rows in found for row in rows])
+        return scores([row for case in val for row in _measure.rows(case, model.segment(case.image), model.labels)])
 
-    run = _fitting.Run(settings, encoder, tuple(train), tuple(val), seed, bool(frozen or settings.freeze), pool)
-    facts = _fitting.train(run, model, out, validate if val else None, MACRO)
-    return facts | {"train": [c.case for c in train], "val": [c.case for c in val]}
+    fixed, pool = bool(frozen or settings.freeze), frozen if isinstance(frozen, Pool) else None
+    run = _fitting.Run(settings, encoder, tuple(train), tuple(val), seed, fixed, pool)
+    return _fitting.train(run, model, out, validate if val else None, MACRO) | run.named
 
 
 def predict(model: Path, cases: list[CaseFile], out: Path) -> None:
