@@ -67,7 +67,7 @@ def embed(
     used = encode.Encoder(encoder)
     log.info(
         "every scan is turned to (S, P, L) and used with %s",
-        json.dumps({**used.about(), **settings.model_dump(exclude_none=True)}),
+        json.dumps({**used.about(), **settings.model_dump(exclude_none=True, exclude={"encoders"})}),
     )
     failed = _write(todo, used, settings, job, out)
     if failed and (not cases or failed == len(todo)):  # of a data set, the table of failures says enough
