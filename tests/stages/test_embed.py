@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import typer
 
-from ctfm import files, spec, tables
+from ctfm import files, provenance, spec, tables
 from ctfm.config import Embed
 from ctfm.embedding import encode, table
 from ctfm.errors import UserError
@@ -69,16 +69,21 @@ def test_patches_and_organs_get_rows(coarse, shared_data, tmp_path):
     assert json.loads((tmp_path / "emb.run.json").read_text())["spec"] == facts["spec"]
 
 
-def test_the_cases_of_a_data_set(coarse, tmp_path):
+def test_the_cases_of_a_data_set(coarse, tmp_path, monkeypatch):
     cases = makers.case_table(tmp_path / "data", {"train": 2, "test": 1})
     job = {"stage": "embed", "version": 1, "dataset": "data", "encoder": "mine"}
     job["embed"] = Embed(organs=True, overlap=0).model_dump(mode="json")
-    embed(encoder=str(coarse), cases=cases, spec=json.dumps(job), out=tmp_path / "emb.parquet")
-    rows = table.read(tmp_path / "emb.parquet")
+    out = tmp_path / "results/embed/data/mine.parquet"
+    embed(encoder=str(coarse), cases=cases, spec=json.dumps(job), out=out)
+    rows = table.read(out)
     assert set(rows.case) == {"s0000", "s0001", "s0002"} and set(rows.label) == {"", "liver", "spleen", "aorta"}
     assert set(rows.encoder) == {"mine"}
     first = encode.Encoder(coarse).embed(tmp_path / "data/s0000.b2nd", overlap=0)
     np.testing.assert_array_equal(table.whole_scans(rows).set_index("case").embedding["s0000"], first)
+    assert not list(provenance.stale(tmp_path / "results"))
+    monkeypatch.setattr(provenance, "SOURCE", tmp_path)
+    (sentence,) = provenance.stale(tmp_path / "results")
+    assert "embed/data/mine: " in sentence and "ctfm.embedding.pool" in sentence and "VERSIONS['embed']" in sentence
 
 
 def test_one_damaged_case_does_not_stop_a_data_set(coarse, tmp_path):

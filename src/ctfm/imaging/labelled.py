@@ -120,14 +120,16 @@ def in_hu(image: Volume, name: str) -> Volume:
     Raises:
         Quarantine: ``not_finite`` or ``empty_image``.
     """
-    if image.array.dtype.kind == "f" and not np.isfinite(image.array).all():
-        raise Quarantine("not_finite", f"{name}: {np.count_nonzero(~np.isfinite(image.array))} voxels")
+    if bad := sum(int(np.count_nonzero(~np.isfinite(plane))) for plane in image.array):
+        raise Quarantine("not_finite", f"{name}: {bad} voxels")
     if image.array.min() == image.array.max():
         raise Quarantine("empty_image", f"{name}: every voxel is {image.array.flat[0]}")
     if image.array.dtype == np.int16:
         return image
-    limits = np.iinfo(np.int16)
-    return Volume(np.clip(np.rint(image.array), limits.min, limits.max).astype(np.int16), image.affine)
+    limits, out = np.iinfo(np.int16), np.empty(image.array.shape, np.int16)
+    for plane, rounded in zip(image.array, out, strict=True):  # a plane at a time: no second copy as floats
+        rounded[...] = np.clip(np.rint(plane), limits.min, limits.max)
+    return Volume(out, image.affine)
 
 
 def _not_finite(path: Path, image: Volume) -> int:

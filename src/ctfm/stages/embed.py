@@ -67,7 +67,7 @@ def embed(
     used = encode.Encoder(encoder)
     log.info(
         "every scan is turned to (S, P, L) and used with %s",
-        json.dumps({**used.about(), **settings.model_dump(exclude_none=True)}),
+        json.dumps({**used.about(), **settings.model_dump(exclude_none=True, exclude={"encoders"})}),
     )
     failed = _write(todo, used, settings, job, out)
     if failed and (not cases or failed == len(todo)):  # of a data set, the table of failures says enough
@@ -83,7 +83,7 @@ def _write(todo: Sequence[Item], used: encode.Encoder, settings: Embed, job: dic
             add(rows)
     tables.write(tables.of(table.FAILURES, failures), table.FAILURES, out.with_suffix(".failures.parquet"))
     stamp = provenance.stamp(job, f"encoders.{used.loaded.kind}")
-    files.write_json({**stamp, **used.identity, "scans": len(todo)}, out.with_suffix(".run.json"))
+    files.write_json({**stamp, "model": used.identity["model"], "scans": len(todo)}, out.with_suffix(".run.json"))
     log.info("%d of %d scans embedded: %s", len(todo) - len(failures), len(todo), out)
     if failures:
         log.error("%d scans failed: see %s", len(failures), out.with_suffix(".failures.parquet"))
