@@ -163,6 +163,11 @@ def test_scans_are_stored_with_what_is_known_of_them_and_missing_ones_are_listed
     assert table.loc["liver_9", "reason"] == "missing_image" and (table["status"] == "ok").sum() == 3
     stored = store.open_volume(tmp_path / "out" / table.loc["liver_1", "label"])
     assert stored.load().spacing == (3, 1, 1) and stored.meta["cohorts"]["liver"]["attributes"]["lesion_flag"] == "1"
+    assert table.loc["liver_1", "spacing"].tolist() == [3, 1, 1] and table.loc["liver_1", "shape"].tolist() == [
+        13,
+        40,
+        40,
+    ]
     before = (tmp_path / "out/volumes/liver_1.b2nd").stat().st_mtime_ns
     datasets(out=tmp_path / "out", spec=spec("mir3d", tmp_path / "data"))
     assert (tmp_path / "out/volumes/liver_1.b2nd").stat().st_mtime_ns == before

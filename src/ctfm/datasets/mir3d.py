@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ctfm.config import VERSIONS, Millimetres
@@ -74,19 +75,27 @@ def cases(root: Path) -> Iterator[Case]:
         yield Case(name, name, split, here.get(file, root / "combined" / file), {}, cohorts=cohorts)
 
 
-def keep(case: Case, spacing_mm: Millimetres, folder: Path) -> dict[str, Any]:
+def keep(case: Case, spacing_mm: Millimetres | None, folder: Path) -> dict[str, Any]:
     """Store a scan as ``<case>.b2nd``, unless it is there already; return its part of the table of cases.
+
+    Args:
+        case: what is stored.
+        spacing_mm: spacing (z, y, x), mm; None: the scan's own.
+        folder: where to.
 
     Raises:
         Quarantine: the scan can't be used.
     """
     path, source = folder / f"{case.case}.b2nd", case.image
     stat = [source.stat().st_size, source.stat().st_mtime_ns] if source.is_file() else []
-    key = digest([VERSIONS["datasets"], case.cohorts, list(spacing_mm), stat])
+    key = digest([VERSIONS["datasets"], case.cohorts, spacing_mm, stat])
     if not store.same(path, key):
-        scan = resample(orient(labelled.read_scan(source)), spacing_mm)
+        scan = orient(labelled.read_scan(source))
+        scan = resample(scan, spacing_mm) if spacing_mm else scan
         store.save(scan, path, {"key": key, "cohorts": case.cohorts})
-    row = {"shape": list(store.open_volume(path).shape), "spacing": list(spacing_mm), "labels": list(case.cohorts)}
+    stored = store.open_volume(path)
+    spacing = [float(mm) for mm in np.linalg.norm(stored.affine[:3, :3], axis=0)]
+    row = {"shape": list(stored.shape), "spacing": spacing, "labels": list(case.cohorts)}
     return row | {"empty": [], "detail": "", "overlap_voxels": 0, "label": f"{folder.name}/{path.name}"}
 
 
