@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ctfm.options import PAPER_AUGMENT, Augment, Embed, Millimetres, Range, Strict, Voxels
+from ctfm.options import PAPER_AUGMENT, Augment, Criteria, Embed, Millimetres, Range, Strict, Voxels
 from ctfm.options import SEGMENTATION_AUGMENT as SEGMENTATION_AUGMENT
 from ctfm.options import Finetuning as Finetuning  # for plug-ins
 from ctfm.options import Objective as Objective
@@ -60,18 +60,6 @@ class Select(Strict):
     bigquery_limit_gigabytes: float = Field(
         100.0, gt=0, description="a query that would bill more than this is asked about, or refused without a terminal"
     )
-
-
-class Criteria(Strict):
-    """What a series must be, by its headers. Defaults: the paper's criteria (supplement S1)."""
-
-    modality: str | None = Field("CT", description="DICOM modality to keep; null: any (the headers decide later)")
-    min_instances: int = Field(51, ge=1, description="fewest DICOM instances (slices) in a series")
-    thickness_mm: Range | None = Field(
-        (1.0, 5.0), description="slice thickness kept, mm; null: any, known or not. The headers decide in the end"
-    )
-    exclude_localizers: bool = Field(True, description="drop scouts, as far as the index can tell")
-    unique_positions: bool = Field(True, description="drop series with two instances at one position")
 
 
 class Corpus(Criteria):

@@ -26,6 +26,18 @@ class Objective(Strict):
     )
 
 
+class Criteria(Strict):
+    """What a series must be, by its headers. Defaults: the paper's criteria (supplement S1)."""
+
+    modality: str | None = Field("CT", description="DICOM modality to keep; null: any (the headers decide later)")
+    min_instances: int = Field(51, ge=1, description="fewest DICOM instances (slices) in a series")
+    thickness_mm: Range | None = Field(
+        (1.0, 5.0), description="slice thickness kept, mm; null: any, known or not. The headers decide in the end"
+    )
+    exclude_localizers: bool = Field(True, description="drop scouts, as far as the index can tell")
+    unique_positions: bool = Field(True, description="drop series with two instances at one position")
+
+
 class Patches(Strict):
     """How a frozen encoder is shown a scan. Defaults: the paper's patches."""
 

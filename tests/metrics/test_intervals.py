@@ -135,22 +135,6 @@ def test_wilcoxon_by_hand():
     assert intervals.wilcoxon(ties, 0 * ties) == pytest.approx(stats.wilcoxon(ties[:, 0]).pvalue)
 
 
-def test_holm_by_hand():
-    """Holm 1979: 0.01 * 4, 0.02 * 3, 0.03 * 2, 0.04 * 1, never falling, never above one."""
-    np.testing.assert_allclose(intervals.holm([0.03, 0.01, 0.04, 0.02]), [0.06, 0.04, 0.06, 0.06])
-    np.testing.assert_allclose(intervals.holm([0.01, NAN, 0.02]), [0.02, NAN, 0.02])
-    np.testing.assert_allclose(intervals.holm([0.6, 0.7]), [1.0, 1.0])
-    np.testing.assert_allclose(intervals.holm([0.01, 0.01, 0.01]), [0.03, 0.03, 0.03])
-    assert intervals.holm([]).size == 0
-    assert np.isnan(intervals.holm([NAN])).all()
-
-
-def test_holm_keeps_its_level_under_no_effect():
-    rng = np.random.default_rng(0)
-    false = sum((intervals.holm(rng.random(20)) < 0.05).any() for _ in range(1000))
-    assert 0.03 < false / 1000 < 0.07
-
-
 def test_seeds_have_a_t_interval_of_their_own():
     found = intervals.over_seeds([0.5, 0.6, 0.7], 0.95)
     assert found.estimate == pytest.approx(0.6)

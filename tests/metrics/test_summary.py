@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from ctfm.config import Evaluate
-from ctfm.metrics import intervals, summary
+from ctfm.metrics import intervals, multiplicity, summary
 from tests import synthetic
 
 
@@ -75,7 +75,7 @@ def test_holm_is_over_each_level_of_a_metric():
     for level, size in (("all", 6), ("groups", 18), ("label:", 30)):
         family = tested[tested.group.map(summary._level) == level]
         assert len(family) == size
-        np.testing.assert_allclose(family.p_holm, intervals.holm(family.p_value))
+        np.testing.assert_allclose(family.p_holm, multiplicity.holm(family.p_value))
         assert family.note.str.endswith(f"p_holm over {size} tests").all()
     assert rows[rows.p_value.isna()].p_holm.isna().all()
 

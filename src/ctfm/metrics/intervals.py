@@ -183,20 +183,6 @@ def wilcoxon(values: np.ndarray, reference: np.ndarray) -> float:
     return signed_rank.p_value(difference)
 
 
-def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return p values adjusted for their number by Holm's step-down method (1979); NaN is no test and stays NaN.
-
-    The chance of even one false finding among all of them is then at most the level that they are held against,
-    however the tests depend on each other.
-    """
-    p_values = np.asarray(p_values, dtype=float)
-    tests = np.flatnonzero(np.isfinite(p_values))
-    order = tests[np.argsort(p_values[tests], kind="stable")]
-    adjusted = np.full(p_values.shape, np.nan)
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(np.arange(tests.size, 0, -1) * p_values[order]))
-    return adjusted
-
-
 def over_seeds(estimates: Sequence[float] | np.ndarray, confidence: float) -> Interval:
     """Return the mean over training seeds with Student's t interval; ``n`` is the number of seeds.
 

@@ -20,7 +20,7 @@ import pandas as pd
 
 from ctfm import published
 from ctfm.config import Evaluate
-from ctfm.metrics import intervals
+from ctfm.metrics import intervals, multiplicity
 from ctfm.metrics.intervals import Interval, Plan
 from ctfm.metrics.overlap import ABSENT, EXTRA, MISSED
 
@@ -205,7 +205,7 @@ def adjusted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if np.isfinite(row["p_value"]):
             families.setdefault((row["metric"], _level(row["group"])), []).append(row)
     for family in families.values():
-        holm = intervals.holm([row["p_value"] for row in family])
+        holm = multiplicity.holm([row["p_value"] for row in family])
         for row, p in zip(family, holm, strict=True):
             row |= {"p_holm": float(p), "note": f"{row['note']}; p_holm over {len(family)} tests"}
     return rows
