@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ctfm.options import PAPER_AUGMENT, Augment, Criteria, Embed, Millimetres, Range, Strict, Voxels
+from ctfm.options import PAPER_AUGMENT, Augment, Criteria, Embed, Millimetres, Strict, Voxels
 from ctfm.options import SEGMENTATION_AUGMENT as SEGMENTATION_AUGMENT
 from ctfm.options import Finetuning as Finetuning  # for plug-ins
 from ctfm.options import Objective as Objective
