@@ -114,7 +114,9 @@ def _data(axes: Axes, views: list[View], results: Results) -> pd.DataFrame:
         axes.barh(y, row["estimate"], left=left, height=0.65, color=CLASSES[row["metric"]])
         if row["metric"] == "abnormal":
             axes.text(1.02, y, f"{row['n']}", va="center", fontsize=5.5, transform=axes.get_yaxis_transform())
-    axes.set_yticks(range(len(names)), [f"{dataset}\n{split}" for dataset, split in names])
+    for y, (dataset, _) in enumerate(names):
+        axes.text(0.02, y, dataset, va="center", fontsize=5.5)
+    axes.set_yticks(range(len(names)), [split for _, split in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlim(0, 1)
     axes.grid(axis="y", visible=False)
@@ -188,7 +190,8 @@ def _curves(axes: Axes, view: View) -> pd.DataFrame:
 def _told(encoder: str, estimates: pd.DataFrame) -> str:
     row = estimates.loc[encoder]
     paper = f"\npaper: {row.paper:.3f}" if np.isfinite(row.paper) else ""
-    return f"{encoder} {row.estimate:.3f} ({row.low:.3f}–{row.high:.3f}){paper}"
+    interval = f"{row.low:.3f}–{row.high:.3f}" if np.isfinite(row.low) else "no interval"
+    return f"{encoder} {row.estimate:.3f} ({interval}){paper}"
 
 
 def _shares(axes: Axes, view: View) -> pd.DataFrame:
@@ -196,7 +199,7 @@ def _shares(axes: Axes, view: View) -> pd.DataFrame:
     rows = view.pick(AUC, shots="*")
     style.heading(axes, "d", f"{view.dataset}: fewer training cases")
     if len(view.shots) < 2:
-        style.message(axes, "One training set only.\nList shares such as 0.1 under tasks.<task>.shots.")
+        style.message(axes, "One training set only.\nList shares such as 0.1\nunder tasks.<task>.shots.")
         return rows[:0]
     for place, (encoder, look) in enumerate(view.looks.items()):
         own = rows[rows.encoder == encoder].set_index("shots").reindex(view.shots)
