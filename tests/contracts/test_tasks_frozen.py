@@ -143,6 +143,23 @@ def test_embeddings_are_made_once_and_are_the_encoders(encoder, tmp_path):
     assert other["fingerprint"] != facts["fingerprint"]
 
 
+def test_the_picture_shows_who_asks_and_what_is_nearest(encoder, tmp_path):
+    cases = cohort_cases(tmp_path / "cases", 6)
+    settings = retrieve.Settings(**SMALL)
+    retrieve.fit(settings, encoder, cases[:4], [], tmp_path, seed=0)
+    retrieve.predict(tmp_path / "model", cases[4:], tmp_path / "out")
+    figure = retrieve.picture(settings, cases[4], tmp_path / "out")
+    rows = retrieve.measure(settings, [], tmp_path / "out")
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[0] == "c0004\nliver" and sorted(titles[1:]) == [f"c000{n}" for n in range(4)]
+    hits = [axes.spines["left"].get_edgecolor()[1] > 0.5 for axes in figure.axes[1:4]]  # green
+    assert np.mean(hits) == pytest.approx(values(rows, "precision_at_3")["c0004"])
+    assert all(np.ptp(axes.images[0].get_array()) > 0 for axes in figure.axes)
+    cases[0].image.unlink()
+    assert retrieve.picture(settings, cases[4], tmp_path / "out") is not None
+    assert retrieve.picture(settings, cases[1], tmp_path / "out") is None
+
+
 def test_a_cube_goes_to_the_encoder_as_it_is(encoder, tmp_path):
     cube = np.random.default_rng(0).integers(0, 256, (28, 28, 28), dtype=np.uint8)
     meta = {"key": "k", "intensity": "unit", "cohorts": {"all": {"query": False, "attributes": {"organ": "liver"}}}}

@@ -28,12 +28,13 @@ from pydantic import Field
 from ctfm.config import Patches
 from ctfm.errors import UserError
 from ctfm.metrics import retrieval
-from ctfm.tasks import CaseFile, _vectors
+from ctfm.tasks import CaseFile, _matches, _vectors
 from ctfm.tasks._vectors import Vectors
 
 BY_COHORT = "_by_cohort"
 IN_COHORTS = ("precision", "average_precision")  # the measures that have it: those of Extended Data Figure 4
 CHOICE = "average_precision"
+SHOWN = 5  # matches in the picture
 UNKNOWN = "it is not known what of the corpus is alike: no value, and 0 as published"
 
 
@@ -128,7 +129,15 @@ def scores(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def picture(settings: Settings, case: CaseFile, prediction: Path) -> Figure | None:
-    """Draw nothing."""
+    """Draw the scan that asks and what it finds first, for the first attribute; None for a scan that doesn't ask."""
+    vectors, distance = _vectors.load(prediction), settings.distances[0]
+    asked = [query for query in queries(vectors.about) if vectors.cases[query.place] == case.case][:1]
+    how, _ = choose(settings, vectors, distance)
+    for query, order in ranked(asked, vectors.arrays[how], distance):
+        found = [(vectors.cases[query.corpus[place]], bool(query.alike[place])) for place in order[:SHOWN]]
+        scans: list[tuple[Path, str, bool | None]] = [(case.image, f"{case.case}\n{query.value}", None)]
+        scans += [(case.image.with_name(f"{name}.b2nd"), name, alike) for name, alike in found]
+        return _matches.draw(f"{query.attribute}: what lies nearest by {distance}", scans)
     return None
 
 
