@@ -16,6 +16,7 @@ from ctfm.options import SEGMENTATION_AUGMENT as SEGMENTATION_AUGMENT
 from ctfm.options import Finetuning as Finetuning  # for plug-ins
 from ctfm.options import Objective as Objective
 from ctfm.options import Patches as Patches
+from ctfm.options import Range as Range
 
 # Raise a stage's number when its code changes what it makes; its outputs are then made anew.
 # Cheap stages (select, evaluate, summary, figures, report) need none: a digest of their code does the same by itself.

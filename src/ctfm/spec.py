@@ -71,15 +71,7 @@ def check(settings: Mapping[str, Any]) -> Config:
     for name, dataset in cfg.datasets.items():
         _options("datasets", dataset.kind, {}, f"datasets.{name}.kind")
     known = {**cfg.pretrain, **cfg.encoders}
-    for name, task in cfg.tasks.items():
-        for key, named in (("dataset", task.dataset), *(("external", other) for other in task.external)):
-            _reference(f"tasks.{name}.{key}", named, cfg.datasets, "datasets")
-        for encoder_name in task.encoders:
-            _reference(f"tasks.{name}.encoders", encoder_name, known, "pretrain and encoders")
-        _options("tasks", task.kind, task.options, f"tasks.{name}.kind")
-        for encoder_name, changes in task.per_encoder.items():
-            _reference(f"tasks.{name}.per_encoder", encoder_name, known, "pretrain and encoders")
-            _options("tasks", task.kind, {**task.options, **changes}, f"tasks.{name}.per_encoder.{encoder_name}")
+    _check_tasks(cfg, known)
     for name, embed in cfg.embed.items():
         _reference(f"embed.{name}", name, cfg.datasets, "datasets")
         for encoder_name in embed.encoders:
@@ -91,6 +83,18 @@ def check(settings: Mapping[str, Any]) -> Config:
     for figure in cfg.report.figures.ids:
         _plugin("figures", figure, "report.figures.ids")
     return cfg
+
+
+def _check_tasks(cfg: Config, known: Mapping[str, Any]) -> None:
+    for name, task in cfg.tasks.items():
+        for key, named in (("dataset", task.dataset), *(("external", other) for other in task.external)):
+            _reference(f"tasks.{name}.{key}", named, cfg.datasets, "datasets")
+        for encoder_name in task.encoders:
+            _reference(f"tasks.{name}.encoders", encoder_name, known, "pretrain and encoders")
+        _options("tasks", task.kind, task.options, f"tasks.{name}.kind")
+        for encoder_name, changes in task.per_encoder.items():
+            _reference(f"tasks.{name}.per_encoder", encoder_name, known, "pretrain and encoders")
+            _options("tasks", task.kind, {**task.options, **changes}, f"tasks.{name}.per_encoder.{encoder_name}")
 
 
 def encoder_names(cfg: Config, task: str) -> list[str]:

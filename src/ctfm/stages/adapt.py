@@ -29,10 +29,7 @@ def adapt(
     encoder: Annotated[Path, typer.Option(help="Folder of the encoder's weights.")],
     cases: Annotated[Path, typer.Option(help="cases.parquet of the data set.")],
     out: Annotated[Path, typer.Option(help="Folder of model/, predictions/ and run.json.")],
-    external: Annotated[
-        list[Path] | None,
-        typer.Argument(help="cases.parquet of further data sets to predict the test cases of."),
-    ] = None,
+    external: Annotated[list[Path] | None, typer.Argument(help="cases.parquet of data sets to predict too.")] = None,
     spec: SpecOption = None,
     config: ConfigOption = None,
     task: Annotated[str | None, typer.Option(help="Entry of `tasks`, with --config.")] = None,
