@@ -188,7 +188,9 @@ class Task(Strict):
     )
     seeds: tuple[int, ...] = Field((0,), description="seeds: subset of cases, initialisation, augmentation")
     options: dict[str, Any] = Field({}, description="settings of the kind of task")
-    per_encoder: dict[str, dict[str, Any]] = Field({}, description="options that differ for one encoder, by its entry")
+    per_encoder: dict[str, dict[str, Any] | None] = Field(
+        {}, description="options that differ for one encoder, by its entry; null: none do, after all"
+    )
     external: tuple[str, ...] = Field(
         (), description="further entries of `datasets`: their test cases are predicted and measured too, none is learnt"
     )

@@ -93,6 +93,8 @@ def _check_tasks(cfg: Config, known: Mapping[str, Any]) -> None:
             _reference(f"tasks.{name}.encoders", encoder_name, known, "pretrain and encoders")
         _options("tasks", task.kind, task.options, f"tasks.{name}.kind")
         for encoder_name, changes in task.per_encoder.items():
+            if changes is None:
+                continue
             _reference(f"tasks.{name}.per_encoder", encoder_name, known, "pretrain and encoders")
             _options("tasks", task.kind, {**task.options, **changes}, f"tasks.{name}.per_encoder.{encoder_name}")
 
@@ -235,7 +237,7 @@ def _probe(cfg: Config, encoder: str) -> dict[str, Any]:
 
 def _own(cfg: Config, names: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that a task has for one encoder alone."""
-    return _entry(cfg.tasks, "tasks", names["task"]).per_encoder.get(names["encoder"], {})
+    return _entry(cfg.tasks, "tasks", names["task"]).per_encoder.get(names["encoder"]) or {}
 
 
 def _embed(cfg: Config, dataset: str, encoder: str) -> dict[str, Any]:
