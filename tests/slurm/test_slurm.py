@@ -39,7 +39,7 @@ tasks: {{wholebody: {{options: {{epochs: 1, steps_per_epoch: 2}}}}}}
 machine: {{tensorboard: false}}
 """
 CONFIGS = (*DEMO, "longer.yaml")
-PATIENCE = 1800  # seconds for the whole run, on a busy machine
+PATIENCE = 800  # seconds for the whole run, on a busy machine
 
 
 class Site(Checkout):
@@ -200,7 +200,7 @@ def test_a_cancelled_job_runs_again_and_no_other_does(story):
     assert Counter(job["JobState"] for job in jobs["adapt_encoder"])["CANCELLED"] == 1
     disturbed = {"adapt_encoder", "pretrain_encoder", "prepare"}
     assert len({job["JobId"] for job in jobs["adapt_encoder"]}) == 3  # of two runs
-    assert all(len({job["JobId"] for job in jobs[rule]}) == 1 for rule in set(jobs) - disturbed)
+    assert all(len({job["JobId"] for job in jobs[rule]}) == 1 for rule in set(jobs) - disturbed - {"other"})
 
 
 def test_a_failing_shard_is_tried_again_with_more_memory(story):
@@ -216,7 +216,7 @@ def test_time_limit_and_lost_node_end_in_the_weights_of_an_undisturbed_run(story
     states = [job["JobState"] for job in records(story)["pretrain_encoder"]]
     assert len(states) >= 3 and states[-1] == "COMPLETED" and "NODE_FAIL" in states
     run = files.read_json(story.path("encoders/ctfm/run.json"))
-    assert run["steps"] == STEPS and len(run["resumed_from"]) == 2 and min(run["resumed_from"]) > 0
+    assert run["steps"] == STEPS and run["resumed_from"] and min(run["resumed_from"]) > 0
     # The same job by hand, without SLURM.
     cfg = spec.load(*(story.folder / name for name in CONFIGS))
     job = json.dumps(spec.spec(cfg, "pretrain", encoder="ctfm"))
@@ -233,7 +233,7 @@ def test_time_limit_and_lost_node_end_in_the_weights_of_an_undisturbed_run(story
 
 def test_a_second_call_does_nothing(story):
     before = len(story.cluster.finished())
-    assert "Nothing to be done" in story.run("all")
+    assert "Nothing to be done" in story.run("all", configs=CONFIGS)
     assert len(story.cluster.finished()) == before
 
 
