@@ -320,7 +320,7 @@ def test_bad_input_of_triage_is_told(scans, cases, encoder, tmp_path, caplog):
     (tmp_path / f"{scans[0].case}.json").write_text('{"probability": 7}')
     with pytest.raises(UserError, match="predict it anew"):
         triage.measure(triage.Settings(), scans[:1], tmp_path)
-    with pytest.raises(UserError, match="a model of task 'triage', not 'segment'"):
+    with pytest.raises(UserError, match="a model of task 'triage', not of segmentation"):
         _model.load(tmp_path / "model")
     image = store.open_volume(scans[0].image).load()
     store.save(Volume(image.array, image.affine @ np.diag([2, 1, 1, 1])), tmp_path / "thick.b2nd")

@@ -250,7 +250,7 @@ def test_the_command_goes_on_after_a_scan_of_four_dimensions(adapted, tmp_path):
     call = [*map(str, command), "four.nii.gz", "gone", "good.nii.gz"]
     done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    told = {row["name"]: (row["label_map"], row["reason"]) for row in json.loads(done.stdout)["scans"]}
+    told = {row["name"]: (row["result"], row["reason"]) for row in json.loads(done.stdout)["scans"]}
     assert told == {"four": ("", "not_3d"), "gone": ("", "missing_image"), "good": ("good.nii.gz", "")}
     failures = json.loads((tmp_path / "out/failures.json").read_text())
     assert failures["four"]["detail"] == "four.nii.gz: 4 dimensions; give one volume of it"
