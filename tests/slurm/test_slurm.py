@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from snakemake.utils import available_cpu_count
 
 from ctfm import cluster as cluster_module
 from ctfm import efficiency, files, spec
@@ -222,7 +223,8 @@ def test_time_limit_and_lost_node_end_in_the_weights_of_an_undisturbed_run(story
     job = json.dumps(spec.spec(cfg, "pretrain", encoder="ctfm"))
     index, out = story.path("volumes/phantom/index.parquet"), story.folder / "undisturbed"
     command = [sys.executable, "-m", "ctfm", "pretrain", "--spec", job, "--volumes", str(index), "--out", str(out)]
-    machine = {"CTFM_MACHINE": cfg.machine.model_dump_json()}
+    # Snakemake gives a job as many threads as its rule asks for, where the machine has them; rounding depends on it.
+    machine = {"CTFM_MACHINE": cfg.machine.model_dump_json(), "OMP_NUM_THREADS": str(min(8, available_cpu_count()))}
     subprocess.run(command, cwd=story.folder, env={**story.environment, **machine}, check=True, capture_output=True)
     one, other = (
         checkpoints.read(folder / "checkpoints/last.ckpt")["state_dict"]
