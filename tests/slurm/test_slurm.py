@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.workflow, pytest.mark.skipif(bool(missing()), reason=m
 
 STEPS = 24  # of pre-training, two seconds each while the test has something to do to it
 LONGER = f"""
-pretrain: {{ctfm: {{epochs: {STEPS // 3}, checkpoint_every: 5}}}}
+pretrain: {{ctfm: {{epochs: {STEPS // 3}, checkpoint_every: 8, crops_per_scan: 2, patch: [16, 32, 32]}}}}
 tasks: {{wholebody: {{options: {{epochs: 1, steps_per_epoch: 2}}}}}}
 machine: {{tensorboard: false}}
 """
