@@ -12,15 +12,17 @@ SMALL = {"init_filters": 4, "blocks_down": [1, 1, 1, 1, 1]}
 OVERLAY = {
     "phantom": {"series": 1, "broken": 0, "slices": 16, "matrix": 32, "cases": 4, "layouts": ["organmnist3d"]},
     "corpora": {"phantom": None},
-    "datasets": {"totalsegmentator_phantom": None, "mir3d_phantom": None},
+    "datasets": dict.fromkeys(
+        ("totalsegmentator_phantom", "liver_phantom", "sinoct_phantom", "cq500_phantom", "mir3d_phantom")
+    ),
     "pretrain": dict.fromkeys(("ctfm", "simclr_cross", "simsiam", "vicreg")),
     "encoders": {"random": {"options": SMALL}, "other": {"seed": 1, "options": SMALL}, "suprem": None},
     "tasks": {
-        "wholebody": None,
-        "lesion_retrieval": None,
+        **dict.fromkeys(("wholebody", "liver_tumour", "head_triage", "lesion_retrieval")),
         "organ_retrieval": {"encoders": ["random", "other"], "options": {"depths": [3]}},
         "anatomy": {"encoders": ["random"], "options": {"perplexities": [5]}},
     },
+    "embed": {"organmnist3d_phantom": None},
     "probe": None,
     "evaluate": {"bootstrap": 200},
     "report": {"figures": {"ids": ["fig5", "fig6"], "dpi": 60}},
