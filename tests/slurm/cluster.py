@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
+
 PLACE = Path("/etc/slurm")
 FILES = ("slurm.conf", "gres.conf")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
@@ -114,6 +116,7 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        _end_left_jobs()
         for name in FILES:
             if (PLACE / name).is_symlink():
                 (PLACE / name).unlink()
@@ -209,6 +212,14 @@ def running(folder: Path) -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.stop()
+
+
+def _end_left_jobs() -> None:
+    """End what the jobs of a lost node left running, which SLURM no longer knows of."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("SLURM_CLUSTER_NAME") == "throwaway":
+                process.kill()
 
 
 def _search() -> str:
