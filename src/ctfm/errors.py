@@ -27,6 +27,17 @@ class Quarantine(Exception):
         self.detail = detail
 
 
+# What may come of one scan that can't be used, and costs only itself.
+SCAN_FAULTS = (Quarantine, RuntimeError, ValueError, OSError, MemoryError)
+
+
+def told(fault: BaseException) -> dict[str, str]:
+    """Return ``reason`` and ``detail`` of what made a scan unusable, for a table of failures."""
+    if isinstance(fault, Quarantine):
+        return {"reason": fault.code, "detail": fault.detail}
+    return {"reason": "error", "detail": f"{type(fault).__name__}: {fault}"}
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'x'?`` for the nearest known word, or the list of known words."""
     options = sorted(known)

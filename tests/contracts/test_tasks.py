@@ -34,16 +34,6 @@ def few_threads():
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="module")
-def cases(tmp_path_factory):
-    return stored_cases(tmp_path_factory.mktemp("cases"), 3)
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    return random_encoder(tmp_path_factory.mktemp("encoder"))
-
-
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch):
     monkeypatch.setenv("CTFM_MACHINE", '{"loader_workers": 0}')

@@ -17,7 +17,7 @@ from ctfm.imaging.volume import Volume
 from ctfm.stages.adapt import predict
 from ctfm.tasks import CaseFile, _vectors, cluster, retrieve
 from tests import synthetic
-from tests.makers import cohort_cases, random_encoder, stored_cases
+from tests.makers import cohort_cases, stored_cases
 
 SMALL = {"patch": (16, 32, 32), "overlap": 0.0}
 
@@ -25,11 +25,6 @@ SMALL = {"patch": (16, 32, 32), "overlap": 0.0}
 @pytest.fixture(scope="module", autouse=True)
 def few_threads():
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    return random_encoder(tmp_path_factory.mktemp("encoder"))
 
 
 def values(rows, metric, label="all"):

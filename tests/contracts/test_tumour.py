@@ -22,20 +22,9 @@ from ctfm.imaging import store
 from ctfm.imaging.volume import Volume, read_image, write_nifti
 from ctfm.tasks import CaseFile, _analysis, _auto3dseg, _slices, tumour
 from tests.conftest import ROOT
-from tests.makers import random_encoder, stored_cases
 
 TEMPLATES = ROOT / "tests/contracts/templates"
 SMALL = {"tumour": "spleen", "epochs": 2, "batch": 2, "overlap": 0.25, "validate_every": 2}
-
-
-@pytest.fixture(scope="module")
-def cases(tmp_path_factory):
-    return stored_cases(tmp_path_factory.mktemp("cases"), 3)
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    return random_encoder(tmp_path_factory.mktemp("encoder"))
 
 
 @pytest.fixture(autouse=True)

@@ -171,7 +171,7 @@ def test_a_killed_probe_ends_as_one_left_alone(folder):
     command = [sys.executable, "-m", "ctfm", "probe", "--spec", spec(**options), "--pretrained", folder / "ctfm"]
     command += ["--cases", folder / "cases/cases.parquet", "--out", folder / "killed"]
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
-    saved = folder / "killed/work/epoch=0001-0/checkpoints/last.ckpt"
+    saved = folder / "killed" / "work/epoch=0001-0/checkpoints/last.ckpt"
     limit = time.monotonic() + 60
     while not saved.exists() and process.poll() is None and time.monotonic() < limit:
         time.sleep(0.002)

@@ -48,6 +48,8 @@ ORGANS = (
     "pancreas",
 )
 MARKER = "train_images.npy"
+LABELS = {organ: number for number, organ in enumerate(ORGANS, start=1)}
+GROUPS = dict.fromkeys(ORGANS, "organs")
 PARTS = ("train", "val", "test")
 SPL = np.diag([1.0, 1.0, 1.0, 1.0])[[2, 1, 0, 3]]  # a place for arrays that have none: 1 mm, axes towards S, P, L
 
@@ -103,7 +105,7 @@ class Cubes:
                 about = {"all": {"query": part != "train", "attributes": {"organ": organ}}}
                 yield Case(name, name, part, root / self.name, {}, cohorts=about)
 
-    def keep(self, case: Case, folder: Path) -> dict[str, Any]:
+    def keep(self, case: Case, _spacing_mm: object, folder: Path) -> dict[str, Any]:
         """Store a cube as ``<case>.b2nd``, unless it is there already; return its part of the table of cases.
 
         Raises:

@@ -53,7 +53,7 @@ class Scan:
     @property
     def spacing_mm(self) -> Millimetres:
         """Voxel spacing (z, y, x), mm."""
-        return _spacing(self.volume)
+        return self.volume.spacing
 
     @property
     def is_unit(self) -> bool:
@@ -130,7 +130,7 @@ def checksum(image: Image) -> str:
 def _stored(image: Image, spacing_mm: Millimetres, folder: Path) -> store.Stored:
     if isinstance(image, str | Path) and Path(image).suffix == scans.PREPARED:
         found = store.open_volume(image)
-        if _is_unit(found) or np.allclose(_spacing(found), spacing_mm, rtol=SPACING_TOLERANCE):
+        if _is_unit(found) or np.allclose(found.spacing, spacing_mm, rtol=SPACING_TOLERANCE):
             return found
         scan = found.load()
     elif isinstance(image, str | Path):
@@ -184,10 +184,6 @@ def _box(volume: store.Stored, limit: float) -> tuple[Voxels, Voxels]:
         side[start : start + SLAB] = slab.max(axis=2)
         np.maximum(front, slab.max(axis=0), out=front)
     return store.box_above(side, front, limit)
-
-
-def _spacing(volume: store.Stored) -> Millimetres:
-    return Volume(np.empty((0, 0, 0)), volume.affine).spacing
 
 
 def _is_unit(volume: store.Stored) -> bool:

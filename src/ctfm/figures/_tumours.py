@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from ctfm.config import Figures
 from ctfm.figures import _style as style
 from ctfm.figures._results import Results
-from ctfm.metrics.summary import OURS, TUMOUR
+from ctfm.metrics.summary import OURS, TUMOUR, by_size
 
 EMPTY = ["panel", "task", "encoder", "metric"]
 
@@ -43,7 +43,7 @@ def read(results: Results) -> Tumours | None:
 
 def most(shots: pd.Series) -> str:
     """Return the largest number of training cases."""
-    return max(set(shots), key=lambda text: float("inf") if text == "all" else float(text), default="")
+    return max(set(shots), key=by_size, default="")
 
 
 def nothing(settings: Figures, what: str) -> tuple[Figure, pd.DataFrame]:

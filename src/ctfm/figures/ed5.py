@@ -33,14 +33,16 @@ def draw(results: Results, settings: Figures) -> tuple[Figure, pd.DataFrame]:
     axes = figure.subplots(len(perplexities), len(encoders), squeeze=False)
     drawn = []
     for column, encoder in enumerate(encoders):
-        found = shared.numbers(results, task, encoder)
-        drawn.append(found.assign(panel="abcdefghij"[column % 10]))
+        found, panel = shared.numbers(results, task, encoder), "abcdefghij"[column % 10]
+        drawn.append(found.assign(panel=panel))
         for row, perplexity in enumerate(perplexities):
             own = points[(points.encoder == encoder) & (points.perplexity == perplexity)]
             shared.scatter(axes[row, column], own, looks, names=False)
-            letter = "abcdefghij"[column % 10] if row == 0 else ""
             title = f"{encoder}, perplexity {perplexity:g}"
-            style.heading(axes[row, column], letter, f"{title}\n{shared.told(found)}" if row == 0 else title)
-            drawn.append(own.assign(panel="abcdefghij"[column % 10]))
+            if row == 0:
+                style.heading(axes[row, column], panel, f"{title}\n{shared.told(found)}")
+            else:
+                style.heading(axes[row, column], "", title)
+            drawn.append(own.assign(panel=panel))
     shared.legend(figure, looks)
     return figure, pd.concat([rows for rows in drawn if len(rows)]).reindex(columns=shared.COLUMNS)

@@ -25,7 +25,7 @@ from ctfm.figures import _style as style
 from ctfm.figures._results import Results
 from ctfm.metrics import decisions
 from ctfm.metrics.decisions import AUC, F1
-from ctfm.metrics.summary import OURS, PUBLISHED, QUOTED
+from ctfm.metrics.summary import OURS, PUBLISHED, QUOTED, by_size
 
 KEYS = ["panel", "task", "dataset", "encoder", "shots", "seed", "split", "metric", "method"]
 COLUMNS = [*KEYS, "estimate", "low", "high", "n", "paper", "x", "y", "note"]
@@ -95,14 +95,10 @@ def _views(results: Results) -> list[View]:
     looks = style.looks([*sorted(set(own.encoder) - {first}), *([first] if first else [])], first)
     found = []
     for dataset, part in own.groupby("dataset", sort=False):
-        shots = sorted(part.shots.unique(), key=_size)
+        shots = sorted(part.shots.unique(), key=by_size)
         here = rows[rows.dataset == dataset]
         found.append(View(here, metrics[metrics.dataset == dataset], str(dataset), shots, looks))
     return sorted(found, key=lambda view: not (results.cases(view.dataset).split == "train").any())
-
-
-def _size(shots: str) -> float:
-    return np.inf if shots == "all" else float(shots)
 
 
 def _data(axes: Axes, views: list[View], results: Results) -> pd.DataFrame:

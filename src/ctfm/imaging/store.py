@@ -12,7 +12,7 @@ import numpy as np
 from ctfm.errors import Quarantine
 from ctfm.files import atomic
 from ctfm.imaging.resample import AIR_HU
-from ctfm.imaging.volume import Volume
+from ctfm.imaging.volume import Volume, spacing_of
 from ctfm.options import Voxels
 
 # Chosen by bench/stores.py (docs/benchmarks.md): a volume is written once and read at every epoch. Crops decode 1.5
@@ -47,6 +47,11 @@ class Stored:
         """Voxels along (z, y, x)."""
         z, y, x = self.handle.shape
         return z, y, x
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel spacing (z, y, x) in mm."""
+        return spacing_of(self.affine)
 
     def crop(self, start: tuple[int, int, int], size: tuple[int, int, int], pad: float = AIR_HU) -> np.ndarray:
         """Read a box of ``size`` (z, y, x) voxels at ``start``; what lies outside is ``pad``."""

@@ -35,8 +35,7 @@ class Volume:
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel spacing (z, y, x) in mm."""
-        z, y, x = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(z), float(y), float(x)
+        return spacing_of(self.affine)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -53,6 +52,12 @@ class Volume:
     def world(self, index: np.ndarray) -> np.ndarray:
         """Map (..., 3) voxel indices (z, y, x) to (..., 3) LPS millimetres."""
         return np.asarray(index) @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+
+def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
+    """Return the voxel spacing (z, y, x), mm, that a (4, 4) affine of array axes (z, y, x) has."""
+    z, y, x = np.linalg.norm(affine[:3, :3], axis=0)
+    return float(z), float(y), float(x)
 
 
 def from_sitk(image: sitk.Image) -> Volume:

@@ -89,12 +89,12 @@ def label_means(values: np.ndarray, counts: np.ndarray | None = None) -> np.ndar
         (resamples, labels), or (labels,) without counts; NaN where no drawn patient has the label.
     """
     weights = np.ones(len(values)) if counts is None else counts
-    return _ratio(weights @ np.nan_to_num(values), weights @ np.isfinite(values).astype(float))
+    return ratio(weights @ np.nan_to_num(values), weights @ np.isfinite(values).astype(float))
 
 
 def macro_mean(means: np.ndarray) -> np.ndarray:
     """Return the mean over the last axis (labels), NaN left out; NaN where nothing is left."""
-    return _ratio(np.nansum(means, axis=-1), np.isfinite(means).sum(axis=-1))
+    return ratio(np.nansum(means, axis=-1), np.isfinite(means).sum(axis=-1))
 
 
 def bootstrap(values: np.ndarray, groups: Groups, plan: Plan) -> dict[str, Interval]:
@@ -164,7 +164,7 @@ def differences(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 def win_rate(differences: np.ndarray) -> np.ndarray:
     """Return the share of positive values over the last axis (labels), NaN left out."""
-    return _ratio((differences > 0).sum(axis=-1), np.isfinite(differences).sum(axis=-1))
+    return ratio((differences > 0).sum(axis=-1), np.isfinite(differences).sum(axis=-1))
 
 
 def wilcoxon(values: np.ndarray, reference: np.ndarray) -> float:
@@ -223,7 +223,7 @@ def _means(values: np.ndarray, plan: Plan) -> _Means:
         return _Means(label_means(values), nothing, nothing)
     known = np.isfinite(values).astype(float)
     filled = np.nan_to_num(values)
-    without = _ratio(filled.sum(axis=0) - filled, known.sum(axis=0) - known)
+    without = ratio(filled.sum(axis=0) - filled, known.sum(axis=0) - known)
     return _Means(label_means(values), label_means(values, resample_counts(n, plan.resamples, plan.seed)), without)
 
 
@@ -289,7 +289,7 @@ def _pair(values: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.nda
     return np.where(both, a, np.nan)[kept], np.where(both, b, np.nan)[kept]
 
 
-def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+def ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
     """Divide; NaN where the count is zero."""
     shape = np.shape(total)
     return np.divide(total, count, out=np.full(shape, np.nan), where=np.asarray(count) > 0)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from ctfm.metrics.intervals import Interval, Plan, from_resamples, resample_counts
+from ctfm.metrics.intervals import Interval, Plan, from_resamples, ratio, resample_counts
 
 Measure = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 AT_ONCE = 2**22  # weights
@@ -30,7 +30,7 @@ def auroc(truth: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarr
     """
     positive, negative = _by_score(truth, score, weights)
     below = np.cumsum(negative, axis=1) - negative / 2
-    return _ratio((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
+    return ratio((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1))
 
 
 def average_precision(truth: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -40,9 +40,9 @@ def average_precision(truth: np.ndarray, score: np.ndarray, weights: np.ndarray)
     """
     positive, negative = _by_score(truth, -score, weights)
     found = np.cumsum(positive, axis=1)
-    precision = _ratio(found, found + np.cumsum(negative, axis=1))
+    precision = ratio(found, found + np.cumsum(negative, axis=1))
     either = positive.sum(axis=1) * negative.sum(axis=1) > 0
-    return np.where(either, _ratio(np.nansum(positive * precision, axis=1), positive.sum(axis=1)), np.nan)
+    return np.where(either, ratio(np.nansum(positive * precision, axis=1), positive.sum(axis=1)), np.nan)
 
 
 def within_folds(
@@ -69,7 +69,7 @@ def within_folds(
             for k in classes
         ]
         stacked = np.stack(every)
-        return _ratio(np.nansum(stacked, axis=0), np.isfinite(stacked).sum(axis=0))
+        return ratio(np.nansum(stacked, axis=0), np.isfinite(stacked).sum(axis=0))
 
     def resampled(counts: np.ndarray) -> np.ndarray:
         return np.concatenate([statistic(part) for part in _chunks(counts, len(label))])
@@ -94,7 +94,3 @@ def _by_score(truth: np.ndarray, score: np.ndarray, weights: np.ndarray) -> tupl
 def _chunks(counts: np.ndarray, cases: int) -> Iterator[np.ndarray]:
     step = max(1, AT_ONCE // cases)
     yield from (counts[start : start + step] for start in range(0, len(counts), step))
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=np.asarray(whole) > 0)

@@ -15,7 +15,7 @@ import typer
 from ctfm import cases as case_table
 from ctfm import files, logs, plugins, provenance, weights
 from ctfm.cli import ConfigOption, SpecOption, job_spec
-from ctfm.errors import Quarantine, UserError
+from ctfm.errors import SCAN_FAULTS, UserError, told
 from ctfm.imaging import scans
 from ctfm.tasks import CaseFile
 from ctfm.training import loop
@@ -126,17 +126,15 @@ def _model_of(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 def _attempt(kind: ModuleType, model: Path, path: Path, name: str, out: Path) -> dict[str, str]:
     """Predict a scan; return what became of it. One that can't be used leaves nothing."""
-    told = {"scan": str(path), "name": name, "result": "", "reason": "", "detail": ""}
+    row = {"scan": str(path), "name": name, "result": "", "reason": "", "detail": ""}
     for suffix in scans.RESULTS:
         (out / f"{name}{suffix}").unlink(missing_ok=True)
     try:
-        return {**told, "result": _predict_scan(kind, model, path, name, out)}
-    except Quarantine as bad:
-        told |= {"reason": bad.code, "detail": bad.detail}
-    except (RuntimeError, ValueError, OSError, MemoryError) as error:
-        told |= {"reason": "error", "detail": f"{type(error).__name__}: {error}"}
-    log.warning("%s failed: %s %s", path, told["reason"], told["detail"])
-    return told
+        return {**row, "result": _predict_scan(kind, model, path, name, out)}
+    except SCAN_FAULTS as fault:
+        row |= told(fault)
+    log.warning("%s failed: %s %s", path, row["reason"], row["detail"])
+    return row
 
 
 def _predict_scan(kind: ModuleType, model: Path, path: Path, name: str, out: Path) -> str:

@@ -15,7 +15,7 @@ from ctfm.cli import ConfigOption, SpecOption, job_spec
 from ctfm.config import VERSIONS, Embed
 from ctfm.embedding import encode, items, read, table
 from ctfm.embedding.items import Item
-from ctfm.errors import Quarantine
+from ctfm.errors import SCAN_FAULTS, told
 from ctfm.validation import validated
 
 DEFAULT = Embed()
@@ -99,10 +99,6 @@ def _embedded(
             common = {"encoder": name, **used.identity, "sha256": read.checksum(item.image)}
             found = used.embed_all(item.image, settings, item.labels if settings.organs else None)
             yield table.rows(item.case, found, common, patches=settings.patches, names=item.names)
-        except Quarantine as bad:
-            failures.append({"case": item.case, "reason": bad.code, "detail": bad.detail})
-        except (RuntimeError, ValueError, OSError, MemoryError) as error:
-            failures.append({"case": item.case, "reason": "error", "detail": f"{type(error).__name__}: {error}"})
-        else:
-            continue
-        log.warning("%s failed: %s %s", item.image, failures[-1]["reason"], failures[-1]["detail"])
+        except SCAN_FAULTS as fault:
+            failures.append({"case": item.case, **told(fault)})
+            log.warning("%s failed: %s %s", item.image, failures[-1]["reason"], failures[-1]["detail"])

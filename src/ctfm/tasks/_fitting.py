@@ -18,7 +18,6 @@ from ctfm.config import Millimetres
 from ctfm.errors import UserError
 from ctfm.imaging import store
 from ctfm.imaging.preprocess import Preprocess
-from ctfm.imaging.volume import Volume
 from ctfm.spec import machine
 from ctfm.tasks import CaseFile, _model
 from ctfm.training import checkpoints, data, loop, seeds
@@ -128,7 +127,7 @@ def new(
         net = plugin.segmenter(plugin.Settings(**loaded.options), len(labels) + 1)
     weights.load_strict(net.encoder, loaded.module.state_dict(), "encoder of the segmenter")
     about = {"kind": loaded.kind, "options": loaded.options, "facts": loaded.facts}
-    spacing = Volume(np.empty((0, 0, 0)), store.open_volume(first.label).affine).spacing
+    spacing = store.open_volume(first.label).spacing
     tell_spacing(loaded.preprocess.spacing_mm, spacing)
     window = settings.hu_window or loaded.preprocess.hu_window
     preprocess = Preprocess(**{**loaded.preprocess.model_dump(), "hu_window": window})

@@ -106,7 +106,7 @@ class Model:
 
 def fits(scan: store.Stored, wanted_mm: Millimetres) -> bool:
     """Return whether a stored scan has the spacing that a model works at."""
-    return bool(np.allclose(_spacing(scan), wanted_mm, rtol=SPACING_TOLERANCE))
+    return bool(np.allclose(scan.spacing, wanted_mm, rtol=SPACING_TOLERANCE))
 
 
 def check_spacing(scan: store.Stored, wanted_mm: Millimetres, path: Path) -> None:
@@ -116,12 +116,8 @@ def check_spacing(scan: store.Stored, wanted_mm: Millimetres, path: Path) -> Non
         UserError: it hasn't.
     """
     if not fits(scan, wanted_mm):
-        found, wanted = (" x ".join(f"{mm:.3g}" for mm in values) for values in (_spacing(scan), wanted_mm))
+        found, wanted = (" x ".join(f"{mm:.3g}" for mm in values) for values in (scan.spacing, wanted_mm))
         raise UserError(f"{path.name}: spacing {found} mm; the model works at {wanted} mm: resample the scan")
-
-
-def _spacing(scan: store.Stored) -> Millimetres:
-    return Volume(np.empty((0, 0, 0)), scan.affine).spacing
 
 
 def save(model: Model, folder: Path, facts: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Vectors:
 
 
 def fit(
-    task: str, settings: Patches, encoder: Path, cases: Sequence[CaseFile], out: Path, more: Mapping[str, Any]
+    task: str, settings: Patches, encoder: Path, train: list[CaseFile], val: list[CaseFile], out: Path, **more: Any
 ) -> dict[str, Any]:
     """Embed cases into ``out/model``, unless the same is there already; the encoder is kept with them.
 
@@ -53,7 +53,8 @@ def fit(
         task: name of the kind of task.
         settings: how the encoder is shown a scan.
         encoder: folder of its weights.
-        cases: to embed.
+        train: training cases.
+        val: validation cases, embedded too.
         out: gets ``model``.
         more: further settings that ``predict`` needs.
 
@@ -63,6 +64,7 @@ def fit(
     Raises:
         UserError: there is no case, or its data set has no cohorts.
     """
+    cases = [*train, *val]
     if not cases:
         raise UserError("there is no case to search in; check the data set's split and its excluded cases")
     from ctfm import weights  # torch: measuring needs none of it
@@ -78,7 +80,8 @@ def fit(
         _link(encoder, folder / ENCODER)
         _embed(folder / ENCODER, encoder.name, shown, cases, folder)
         files.write_json(about, folder / ABOUT)
-    return {"fingerprint": about["fingerprint"], "frozen": True, "model": model[:12], "searched": len(cases)}
+    facts = {"fingerprint": about["fingerprint"], "frozen": True, "model": model[:12], "searched": len(cases)}
+    return facts | {"train": [case.case for case in train], "val": [case.case for case in val]}
 
 
 def predict(model: Path, cases: Sequence[CaseFile], out: Path) -> dict[str, Any]:
@@ -139,8 +142,7 @@ def _rows(encoder: Path, name: str, settings: Embed, cases: Sequence[CaseFile]) 
     for case in logs.progress(cases, "scans", len(cases)):
         with tempfile.TemporaryDirectory() as folder:
             scan = read.prepare(case.image, used.preprocess, Path(folder), crop=settings.crop)
-            whole = scan.volume.meta.get("intensity") == read.UNIT["intensity"]
-            shown = settings.model_copy(update={"patch": scan.shape}) if whole else settings
+            shown = settings.model_copy(update={"patch": scan.shape}) if scan.is_unit else settings
             found = used.embed_scan(scan, shown)
         common = {"encoder": name, **used.identity, "sha256": read.checksum(case.image)}
         vectors = {how: pool.OVER_PATCHES[how](found.patches) for how in AGGREGATIONS}

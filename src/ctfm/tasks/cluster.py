@@ -58,8 +58,7 @@ def fit(
         UserError: there is no case, or its data set has no cohorts.
     """
     kept = settings.model_dump(mode="json", include={"aggregation", "attribute", "perplexities", "seed"})
-    facts = _vectors.fit("cluster", settings, encoder, [*train, *val], out, {"plane": kept})
-    return facts | {"train": [case.case for case in train], "val": [case.case for case in val]}
+    return _vectors.fit("cluster", settings, encoder, train, val, out, plane=kept)
 
 
 def predict(model: Path, cases: list[CaseFile], out: Path) -> None:

@@ -87,8 +87,7 @@ def fit(
     Raises:
         UserError: there is no case, or its data set has no cohorts.
     """
-    facts = _vectors.fit("retrieve", settings, encoder, [*train, *val], out, {})
-    return facts | {"train": [case.case for case in train], "val": [case.case for case in val]}
+    return _vectors.fit("retrieve", settings, encoder, train, val, out)
 
 
 def predict(model: Path, cases: list[CaseFile], out: Path) -> None:

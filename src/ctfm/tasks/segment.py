@@ -56,7 +56,7 @@ def fit(
 
     Args:
         settings: the recipe.
-        encoder: folder of its weights (see ``ctfm.weights``).
+        encoder: folder of the encoder's weights (see ``ctfm.weights``).
         train: training cases.
         val: validation cases, may be empty.
         out: gets ``model/``, ``checkpoints/`` and ``metrics.csv``.

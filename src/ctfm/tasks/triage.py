@@ -18,7 +18,6 @@ from ctfm import files, logs, weights
 from ctfm.config import Augment, Range, Strict, Voxels
 from ctfm.errors import UserError
 from ctfm.imaging import store
-from ctfm.imaging.volume import Volume
 from ctfm.metrics import classify
 from ctfm.metrics.decisions import PROBABILITY, TARGET, THRESHOLD
 from ctfm.tasks import CaseFile, _classifier, _fitting
@@ -205,7 +204,7 @@ def _new(settings: Settings, loaded: weights.Loaded, first: CaseFile, seed: int)
     with seeds.seeded(seed, "decoder"):
         net = Classifier(loaded.module, **head)
     about = {"kind": loaded.kind, "options": loaded.options, "facts": loaded.facts}
-    spacing = Volume(np.empty((0, 0, 0)), store.open_volume(first.image).affine).spacing
+    spacing = store.open_volume(first.image).spacing
     _fitting.tell_spacing(loaded.preprocess.spacing_mm, spacing)
     windows, (finding, *_) = _windows(settings, loaded), store.open_volume(first.label).meta["ids"]
     return _classifier.Model(net, about, loaded.preprocess, head, windows, finding, settings.patch, spacing)
