@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-
 from pretrain_step import peak, teraflop
+
 from ctfm import files, tables
 from ctfm.errors import UserError
 from ctfm.imaging import store
