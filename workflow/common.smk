@@ -208,7 +208,7 @@ SLICES = [
 SUMMARIES = [f"{O}/evaluate/{task}/summary.parquet" for task in cfg.tasks]
 CASES = [f"{O}/datasets/{dataset}/cases.parquet" for dataset in cfg.datasets]
 # Those that the published tables hold data for.
-PUBLISHED_FIGURES = ["fig2", "ed1", "fig4"]
+PUBLISHED_FIGURES = ["fig2", "ed1", "fig4", "fig6"]
 FIGURES = [
     f"{O}/report/figures/{figure}.png" for figure in cfg.report.figures.ids if cfg.tasks
 ]

@@ -131,7 +131,7 @@ class Dataset(Strict):
     exclude: str | None = Field(
         None, description="cases to leave out: resources/exclude/<kind>_<exclude>.csv, or the path of your own .csv"
     )
-    study_types: tuple[str, ...] = Field((), description="kinds of examination to keep; empty: all")
+    study_types: tuple[str, ...] = Field((), description="kinds of examination to keep, * for anything; empty: all")
     spacing_mm: Millimetres | None = Field((1.5, 1.5, 1.5), description="(z, y, x) of stored cases, mm; null: as it is")
 
 

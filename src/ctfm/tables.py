@@ -100,6 +100,18 @@ SCHEMAS = {
     ),
     # adapt/<task>/<encoder>/<shots>-<seed>/predictions/points.parquet: scans placed on a plane
     "points": pa.schema({"case": TEXT, "label": TEXT, "perplexity": REAL, "x": REAL, "y": REAL}),
+    # adapt/<task>/<encoder>/<shots>-<seed>/predictions/<case>.parquet: where a target looks most like each query
+    "matches": pa.schema(
+        {
+            "query": TEXT,  # the scan that asks
+            "label": TEXT,  # the organ it asks for
+            "similarity": REAL,  # cosine
+            "l_mm": REAL,  # centre of the patch, LPS mm
+            "p_mm": REAL,
+            "s_mm": REAL,
+            "similarities": REALS,  # of all patches, in the order of the grid; of what figures show alone
+        }
+    ),
     # probe/<encoder>/
     "scores": pa.schema(
         {
@@ -187,6 +199,8 @@ SCHEMAS = {
             "image": INTS,  # HU, row by row, as shown by custom (ctfm.imaging.pictures.planes)
             "truth": INTS,  # 1 within the label
             "prediction": INTS,
+            "heat": REALS,  # what is laid over the image instead of a prediction; NaN: nothing
+            "mark": INTS,  # row and column of a point
         }
     ),
     # evaluate/<task>/summary.parquet

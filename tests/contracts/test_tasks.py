@@ -22,6 +22,7 @@ SMALL = {
     "triage": {"patch": (16, 16, 16), "epochs": 2, "batch": 2},
     "retrieve": {"patch": (16, 32, 32), "overlap": 0.0},
     "cluster": {"patch": (16, 32, 32), "overlap": 0.0, "perplexities": (2.0,)},
+    "search": {"patch": (16, 16, 16), "overlap": 0.5, "spacing_mm": (2, 2, 2), "shown": ("liver",)},
 }
 SMALL["tumour"] = {**SMALL["segment"], "tumour": "spleen", "spacing_mm": (4, 2, 2)}
 # What a kind of task learns from, and how many; others: scans with label maps.
