@@ -14,9 +14,9 @@ def test_finds_files_of_the_checkout(root: Path) -> None:
     assert resources.path("sql", "select_index.sql") == root / "resources/sql/select_index.sql"
 
 
-def test_missing_file_or_checkout_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"nothing\.csv: this file of the checkout is missing"):
+def test_missing_file_or_folder_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"nothing\.csv: this file is missing; restore it"):
         resources.path("nothing.csv")
     monkeypatch.setattr(resources, "FOLDER", tmp_path / "resources")
-    with pytest.raises(UserError, match=r"needs its checkout.*pip install -e"):
+    with pytest.raises(UserError, match=r"no such folder; install ctfm.*pip install -e"):
         resources.path("sql", "select_index.sql")

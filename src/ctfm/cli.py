@@ -96,13 +96,18 @@ def overview() -> str:
     return "\n".join([usage, "", "CT foundation models, from scans to figures.", "", *lines])
 
 
-def _run(name: str, arguments: list[str]) -> None:
+def application(name: str) -> typer.Typer:
+    """Return one command, for which its module is imported."""
     module, _, function = COMMANDS[name][0].rpartition(".")
+    made = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    made.command(help=COMMANDS[name][1])(getattr(importlib.import_module(f"ctfm.{module}"), function))
+    return made
+
+
+def _run(name: str, arguments: list[str]) -> None:
     logs.setup()
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(help=COMMANDS[name][1])(getattr(importlib.import_module(f"ctfm.{module}"), function))
     try:
-        app(args=arguments, prog_name=f"ctfm {name}")
+        application(name)(args=arguments, prog_name=f"ctfm {name}")
     except UserError as error:
         logging.getLogger("ctfm").debug("details", exc_info=True)
         sys.exit(_complain(f"ctfm {name}: error: {' '.join(str(error).split())}"))

@@ -1,4 +1,4 @@
-"""Where the small frozen facts of the checkout are: queries, splits, exclusions, numbers of the paper."""
+"""Where the small frozen facts are: queries, splits, exclusions, numbers of the paper."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from pathlib import Path
 
 from ctfm.errors import UserError
 
-FOLDER = Path(__file__).resolve().parents[2] / "resources"
+# A wheel carries them inside of the package; a checkout has them in its root, where people look for them.
+_PACKAGED = Path(__file__).parent / "_resources"
+FOLDER = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).resolve().parents[2] / "resources"
 
 
 def path(*parts: str) -> Path:
-    """Return a file or folder under ``resources/`` of the checkout, such as ``path("sql", "select_index.sql")``.
+    """Return a file or folder under ``resources/``, such as ``path("sql", "select_index.sql")``.
 
     Raises:
-        UserError: the package does not run from a checkout, or the checkout lacks the file.
+        UserError: the installation lacks the folder or the file.
     """
     if not FOLDER.is_dir():
-        raise UserError(
-            f"{FOLDER}: no such folder; ctfm needs its checkout: clone the repository and 'pip install -e .' in it"
-        )
+        raise UserError(f"{FOLDER}: no such folder; install ctfm from a wheel, or 'pip install -e .' in a checkout")
     file = FOLDER.joinpath(*parts)
     if not file.exists():
-        raise UserError(f"{file}: this file of the checkout is missing; restore it with 'git checkout'")
+        raise UserError(f"{file}: this file is missing; restore it with 'git checkout', or install ctfm anew")
     return file
