@@ -219,4 +219,3 @@ def table(found: list[Found], about: dict[str, Any]) -> str:
 def _cell(text: str) -> str:
     """Return a name that no spreadsheet takes for a formula."""
     return f"'{text}" if text[:1] in "=+-@\t" else text
-

@@ -53,7 +53,7 @@ def unpack(sent: Path, folder: Path) -> Path:
         if start.startswith(b"PK"):
             return _zip(sent, folder)
         packed = start.startswith(b"\x1f\x8b")
-        with io.BufferedReader(gzip.GzipFile(sent)) if packed else sent.open("rb") as stream:  # type: ignore[type-var]
+        with io.BufferedReader(gzip.GzipFile(sent)) if packed else sent.open("rb") as stream:
             return _nifti(stream, folder / "scan.nii")
     except FAULTS as error:
         raise Quarantine("damaged", f"it can't be unpacked ({type(error).__name__})") from error
