@@ -45,6 +45,7 @@ COMMANDS = {
         "stages.import_published.import_published",
         "Read tables published with the paper, to draw them like our own.",
     ),
+    "app": ("app.serve.app", "Search scans for what looks like a chosen place, in the browser."),
     "figures": ("stages.report.figures", "Draw one figure from tables."),
     "report": ("stages.report.report", "Write the self-contained report page."),
     "cluster-check": ("cluster.cluster_check", "Say what is wrong with the profile for a SLURM cluster."),
