@@ -60,7 +60,7 @@ def run(queries: list[str], select: Select) -> tuple[list[pd.DataFrame], dict[st
         for query in queries:
             # Should the estimate be wrong, BigQuery refuses the job and bills nothing.
             guard = bigquery.QueryJobConfig(maximum_bytes_billed=allowed - billed)
-            job = client.query(query, job_config=guard, retry=RETRY)
+            job = client.query(query, job_config=guard, retry=RETRY, api_method="QUERY")
             frames.append(_frame(job.result(retry=RETRY)))
             billed += job.total_bytes_billed or 0
     log.info("BigQuery: %.2f GB were billed", billed / GB)
@@ -80,7 +80,7 @@ def _client() -> bigquery.Client:
 def _estimate(client: bigquery.Client, query: str) -> int:
     # job_retry has a patience of its own, of 10 minutes; a dry run needs none.
     dry = bigquery.QueryJobConfig(dry_run=True, use_query_cache=False)
-    return client.query(query, job_config=dry, retry=RETRY, job_retry=None).total_bytes_processed or 0
+    return client.query_and_wait(query, job_config=dry, retry=RETRY, job_retry=None).total_bytes_processed or 0
 
 
 def _agreed(estimate: int, limit_gigabytes: float, queries: int) -> int:
