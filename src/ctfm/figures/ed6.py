@@ -31,13 +31,11 @@ def draw(results: Results, settings: Figures) -> tuple[Figure, pd.DataFrame]:
     """
     scores = results.scores[results.scores.metric.isin(list(METRICS))]
     if scores.empty:
-        figure = style.blank(settings, 0.35)
-        style.message(
-            figure.subplots(),
-            "Extended Data Figure 6 needs scores of probed checkpoints (probe/<encoder>/scores.parquet).\n"
-            "Make them with 'snakemake ablations', or with 'ctfm probe'.",
+        text = (
+            "Extended Data Figure 6 needs scores of probed checkpoints (probe/<encoder>/scores.parquet), and\n"
+            "there are none in this run. Add a section 'probe'."
         )
-        return figure, pd.DataFrame(columns=COLUMNS)
+        return style.nothing(settings, text, "snakemake ablations"), pd.DataFrame(columns=COLUMNS)
     looks = style.looks(sorted(scores.encoder.unique()))
     figure = style.blank(settings, 0.45)
     axes = figure.subplots(1, 3)

@@ -159,19 +159,6 @@ def probes(root: Path) -> list[dict[str, Any]]:
     ]
 
 
-def histories(root: Path) -> dict[str, pd.DataFrame]:
-    """Return the table of epochs of each pre-trained encoder."""
-    found = {path.parent.name: _history(path) for path in sorted(root.glob("encoders/*/metrics.csv"))}
-    return {name: table for name, table in found.items() if len(table)}
-
-
-def _history(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise UserError(f"{path}: not a table of epochs ({error}); remove it and run 'ctfm pretrain' again") from error
-
-
 def training(found: dict[str, dict[str, Any]]) -> Table:
     """Return what each pre-training and adaptation took, from their run.json."""
     rows = []
