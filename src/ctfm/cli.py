@@ -45,7 +45,7 @@ COMMANDS = {
         "stages.import_published.import_published",
         "Read tables published with the paper, to draw them like our own.",
     ),
-    "figures": ("stages.report.figures", "Draw one figure from tables."),
+    "figures": ("stages.report.figures", "Draw figures of the paper from tables."),
     "report": ("stages.report.report", "Write the self-contained report page."),
     "cluster-check": ("cluster.cluster_check", "Say what is wrong with the profile for a SLURM cluster."),
     "efficiency": ("efficiency.efficiency", "Say what a run took: time, memory and GPU-hours of each rule."),
