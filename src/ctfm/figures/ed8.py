@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -53,7 +54,7 @@ def draw(results: Results, settings: Figures) -> tuple[Figure, pd.DataFrame]:
     told = {name: _objective(results, name) for name in results.histories}
     looks = style.looks(told)
     parts = [_curves(panel, letter, results, told, looks) for panel, letter in zip(axes[2:], MEASURES, strict=True)]
-    handles = [
+    handles: list[Artist] = [
         Patch(facecolor=colour, edgecolor=style.INK, linewidth=0.4, label=text) for text, colour in PAIRS.values()
     ]
     handles += [style.handle(f"{name} ({how})" if how else name, looks[name]) for name, how in told.items()]

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ctfm import files, provenance, tables
-from ctfm.errors import UserError
 from ctfm.idc import cost
 
 MIB_PER_GIB = 1024
