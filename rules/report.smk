@@ -6,11 +6,14 @@ rule draw_figure:
         slices=SLICES,
         scores=SCORES,
         cases=CASES,
+        funnels=FUNNELS,
+        histories=HISTORIES,
     output:
         png=report(
             f"{O}/report/figures/{{figure}}.png",
             caption="../workflow/report/figure.rst",
             category="Figures",
+            labels={"figure": "{figure}"},
         ),
         svg=f"{O}/report/figures/{{figure}}.svg",
         csv=f"{O}/report/figures/{{figure}}.csv",
@@ -25,6 +28,7 @@ rule draw_figure:
         runtime=more_each_try(30),
     params:
         spec=spec_of("figures", code="report"),
+        about=figure_text,
         results=subpath(output.png, ancestor=3),
         out=subpath(output.png, parent=True),
     shell:

@@ -4,7 +4,7 @@ import re
 
 from snakemake.exceptions import WorkflowError
 
-from ctfm import provenance
+from ctfm import plugins, provenance
 from ctfm.errors import UserError
 from ctfm.files import check_writable
 from ctfm.spec import check, encoder_names, give_environment, spec
@@ -64,6 +64,11 @@ def plugins_of(stage, wildcards):
     if stage in ("evaluate", "summary"):
         return [f"tasks.{cfg.tasks[wildcards.task].kind}"]
     return [f"figures.{wildcards.figure}"] if stage == "figures" else []
+
+
+def figure_text(wildcards):
+    """What a figure's file says of itself: the caption in Snakemake's own report."""
+    return plugins.docstring("figures", wildcards.figure)
 
 
 def again(times):
@@ -207,11 +212,11 @@ SLICES = [
 ]
 SUMMARIES = [f"{O}/evaluate/{task}/summary.parquet" for task in cfg.tasks]
 CASES = [f"{O}/datasets/{dataset}/cases.parquet" for dataset in cfg.datasets]
+FUNNELS = [f"{O}/select/{corpus}/funnel.parquet" for corpus in cfg.corpora]
+HISTORIES = [f"{O}/encoders/{encoder}/metrics.csv" for encoder in cfg.pretrain]
 # Those that the published tables hold data for.
 PUBLISHED_FIGURES = ["fig2", "ed1", "fig4", "fig6"]
-FIGURES = [
-    f"{O}/report/figures/{figure}.png" for figure in cfg.report.figures.ids if cfg.tasks
-]
+FIGURES = [f"{O}/report/figures/{figure}.png" for figure in cfg.report.figures.ids]
 
 
 if workflow.is_main_process:
