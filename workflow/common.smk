@@ -1,6 +1,7 @@
 # The typed configuration, the specs of jobs, wildcard constraints and resource helpers. No rules here.
 import json
 import re
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
@@ -109,6 +110,12 @@ def fetched_or_nothing(wildcards):
         n for n, entry in cfg.datasets.items() if entry.fetch and entry.root == root
     ]
     return [f"{O}/datasets/{name}/source.json" for name in names[:1]]
+
+
+def volumes_or_nothing(wildcards):
+    """The corpus whose prepared volumes are a data set's root, if they are."""
+    root = Path(cfg.datasets[wildcards.dataset].root)
+    return [file for file in VOLUMES if Path(file).parent == root]
 
 
 def own_lists(wildcards):

@@ -37,6 +37,7 @@ COMMANDS = {
         "embedding.probing.probe_linear",
         "Tell labels from frozen features by simple probes, with intervals.",
     ),
+    "stability": ("embedding.stability.stability", "Say how alike the features of a scan and its repetition are."),
     "adapt": ("stages.adapt.adapt", "Fine-tune an encoder on a task and predict the test cases."),
     "predict": ("stages.adapt.predict", "Apply an adapted model to your own scans."),
     "evaluate": ("stages.evaluate.evaluate", "Measure predictions, case by case."),

@@ -112,6 +112,22 @@ SCHEMAS = {
             "similarities": REALS,  # of all patches, in the order of the grid; of what figures show alone
         }
     ),
+    # adapt/<task>/<encoder>/<shots>-<seed>/predictions/<pair>.patches.parquet: the patches of a repeated scan
+    "patch_pairs": pa.schema(
+        {
+            "case": TEXT,
+            "comparison": TEXT,  # registered, unregistered; random: another person, middle on middle
+            "patch": INT,
+            "x_mm": REAL,  # centre, LPS, of the first scan
+            "y_mm": REAL,
+            "z_mm": REAL,
+            "common": REAL,  # share of the patch that the second scan shows
+            "body": REAL,  # share of the patch that is above -500 HU in the first scan
+            "counted": pa.bool_(),  # both are enough
+            "cosine": REAL,
+            "mse": REAL,
+        }
+    ),
     # probe/<encoder>/
     "scores": pa.schema(
         {

@@ -73,6 +73,15 @@ class Results:
         found = {path.parent.name: _epochs(path) for path in sorted(self.root.glob("encoders/*/metrics.csv"))}
         return {name: table for name, table in found.items() if len(table)}
 
+    @cached_property
+    def patch_pairs(self) -> pd.DataFrame:
+        """All tasks that compare scans in pairs: one row per patch and comparison, with ``task`` and ``encoder``."""
+        found = [tables.of("patch_pairs", []).assign(task="", encoder="")]
+        for path in sorted(self.root.glob("adapt/*/*/*/predictions/*.patches.parquet")):
+            task, encoder = path.relative_to(self.root).parts[1:3]
+            found.append(tables.read("patch_pairs", path).assign(task=task, encoder=encoder))
+        return pd.concat([table for table in found if len(table)] or found, ignore_index=True)
+
     def labels(self, task: str) -> pd.DataFrame:
         """Return the labels of a task and their groups, from the first of its tables ``metrics``."""
         found = sorted(self.root.glob(f"evaluate/{task}/*/*.parquet"))[:1]

@@ -30,7 +30,7 @@ SHARES = 10**6  # more than any data set has cases
 LABEL = "label:"  # a group's name with this before it: one label alone
 TUMOUR = "tumour"  # a group of labels: the paper measured it alone
 PUBLISHED_METRICS = ("dice", "asd")
-LOWER_IS_BETTER = ("hd95", "asd", "assd", "distance", "false_positive", "missed", "error", "brier")
+LOWER_IS_BETTER = ("hd95", "asd", "assd", "distance", "false_positive", "missed", "error", "brier", "mse")
 NO_TEST = {"reference": "", "p_value": np.nan, "p_holm": np.nan}
 NO_SEEDS: dict[str, Any] = {"seed_estimates": [], "seed_low": np.nan, "seed_high": np.nan}
 
