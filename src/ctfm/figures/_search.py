@@ -124,7 +124,7 @@ def _boxes(axes: Axes, measured: pd.DataFrame, summary: pd.DataFrame, looks: dic
         part = {metric: by_target(rest) for metric, rest in own[own.encoder == name].groupby("metric")}
         values = part.get(DISTANCE, pd.Series(dtype=float))
         spread = rows[(rows.encoder == name) & (rows.metric == SD)].estimate
-        ticks.append(f"{name}\nn = {len(values)}" + "".join(f", SD {each:.2f} cm" for each in spread))
+        ticks.append(f"{name}\nn = {len(values)}" + "".join(f"\nSD {each:.2f}" for each in spread))
         if values.empty:
             continue
         _box(axes, x, values.to_numpy(), look)
@@ -137,11 +137,11 @@ def _boxes(axes: Axes, measured: pd.DataFrame, summary: pd.DataFrame, looks: dic
                 axes.hlines(part[metric].mean(), x - 0.42, x + 0.42, color=style.INK, linewidth=0.8, linestyle=line)
     axes.set_xticks(range(len(looks)), ticks)
     axes.set_xlim(-0.6, len(looks) - 0.4)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.35 * axes.get_ylim()[1])  # the legend is above the boxes
     axes.grid(axis="x", visible=False)
     axes.set_ylabel("distance to the centroid, cm")
     style.heading(axes, "c", f"Organ centroid distance: {organ or 'all organs'}")
-    axes.legend(handles=_handles(bool((rows.metric == FLOOR).any()), bool(rows.paper.notna().any())), loc="best")
+    axes.legend(handles=_handles(bool((rows.metric == FLOOR).any()), bool(rows.paper.notna().any())), loc="upper left")
     kept = (rows.method == OURS) & rows.metric.isin([DISTANCE, FLOOR, CHANCE, *(f"{DISTANCE}_{q}" for q in QUANTILES)])
     return rows[kept | ((rows.method == PUBLISHED) & rows.metric.isin([DISTANCE, SD]))]
 
@@ -166,11 +166,6 @@ def _groups(axes: Axes, summary: pd.DataFrame, groups: list[str], looks: dict[st
     axes.grid(axis="y", visible=False)
     axes.set_xlabel("mean distance, cm")
     style.heading(axes, "", "by group of organs")
-    handles = [
-        Line2D([], [], marker=look.marker, color=look.colour, label=name, markersize=3.6, linewidth=0.8)
-        for name, look in looks.items()
-    ]
-    axes.legend(handles=handles, loc="best")
     return rows
 
 

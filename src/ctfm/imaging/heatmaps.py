@@ -12,7 +12,8 @@ from ctfm.imaging.pictures import window
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LABEL, POINT = "#56B4E9", "#E69F00"  # blue and orange, as in the figures
+LABEL = "#56B4E9"
+POINT = (("black", 2.6), ("white", 1.2))  # a white cross with a dark rim, to be seen on anything
 HEAT: dict[str, Any] = {"cmap": "magma", "alpha": 0.5}
 
 
@@ -32,5 +33,6 @@ def draw(axes: Axes, row: Mapping[str, Any]) -> None:
         axes.contour(truth, levels=[0.5], colors=[LABEL], linewidths=0.8)
     if len(row["mark"]):
         y, x = row["mark"]
-        axes.plot(x, y, "+", color=POINT, markersize=7, markeredgewidth=1.3)
+        for colour, width in POINT:
+            axes.plot(x, y, "+", color=colour, markersize=5 + width, markeredgewidth=width)
     axes.set_axis_off()

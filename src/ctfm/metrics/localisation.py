@@ -50,7 +50,8 @@ def summarise(table: pd.DataFrame, settings: Evaluate, cases: int | None = None)
         return []
     first, cases = table.iloc[0], cases or measured.case_id.nunique()
     paper = published.values(first.dataset, cases)
-    rows = [_told(row, compared) for row in summary.summarise(compared, settings, cases)]
+    notes = _notes(compared)
+    rows = [_noted(row, notes) for row in summary.summarise(compared, settings, cases)]
     if len(bounds):
         rows += summary.summarise(bounds, settings.model_copy(update={"references": ()}), cases)
     more = [*_quantiles(measured, settings), *_closer(measured, settings), *_as_published(table)]
@@ -65,7 +66,8 @@ def shares(table: pd.DataFrame) -> pd.DataFrame:
     for limit in WITHIN_CM:
         near = distance.value.le(limit).astype(float).where(distance.value.notna())
         parts.append(distance.assign(metric=f"within_{limit}cm", value=near))
-    return pd.concat([part for part in parts if len(part)], ignore_index=True)
+    joined = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    return joined.assign(note=joined.note.fillna(""))
 
 
 def by_target(rows: pd.DataFrame) -> pd.Series:
@@ -73,23 +75,28 @@ def by_target(rows: pd.DataFrame) -> pd.Series:
     return rows.groupby("patient").value.mean().dropna()
 
 
-def _told(row: dict[str, Any], compared: pd.DataFrame) -> dict[str, Any]:
-    """Say, of an organ, how many scans asked, how far their means lie apart, and how many targets cut it off."""
-    group = row["group"]
-    if not group.startswith(LABEL) or row["reference"] or row["method"] != OURS:
+def _notes(compared: pd.DataFrame) -> dict[tuple[str, ...], str]:
+    """Say, of each organ, how many scans asked, how far their means lie apart, and how many targets cut it off."""
+    known = compared[compared.value.notna() & compared.metric.isin([DISTANCE, INSIDE])]
+    known = known.assign(query=known.note.map(query_of), cut=known.note.str.contains(CUT, regex=False))
+    found: dict[tuple[str, ...], str] = {}
+    for (encoder, shots, metric, label), own in known.groupby(["encoder", "shots", "metric", "label"]):
+        means, told = own[own["query"] != ""].groupby("query").value.mean(), []
+        if len(means) > 1:
+            told.append(f"means of {len(means)} query scans: {means.min():.3g} to {means.max():.3g}")
+        elif len(means):
+            told.append(f"one query scan, {means.index[0]}")
+        if cut := own[own.cut].case_id.nunique():
+            told.append(f"cut off by the border in {cut} of {own.case_id.nunique()} targets")
+        found[encoder, shots, metric, LABEL + label] = "; ".join(told)
+    return found
+
+
+def _noted(row: dict[str, Any], notes: dict[tuple[str, ...], str]) -> dict[str, Any]:
+    note = notes.get((row["encoder"], row["shots"], row["metric"], row["group"]), "")
+    if row["reference"] or row["method"] != OURS:
         return row
-    own = compared[(compared.encoder == row["encoder"]) & (compared.shots == row["shots"])]
-    own = own[(own.metric == row["metric"]) & (own.label == group.removeprefix(LABEL)) & own.value.notna()]
-    means = own.value.groupby(own.note.fillna("").map(query_of)).mean().drop("", errors="ignore")
-    told = [row["note"]]
-    if len(means) > 1:
-        told.append(f"means of {len(means)} query scans: {means.min():.3g} to {means.max():.3g}")
-    elif len(means):
-        told.append(f"one query scan, {means.index[0]}")
-    cut = own[own.note.fillna("").str.contains(CUT, regex=False)].case_id.nunique()
-    if cut:
-        told.append(f"cut off by the border in {cut} of {own.case_id.nunique()} targets")
-    return {**row, "note": "; ".join(part for part in told if part)}
+    return {**row, "note": "; ".join(part for part in (row["note"], note) if part)}
 
 
 def _parts(table: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:

@@ -187,6 +187,8 @@ def _as_published(
 
 def _missed(own: pd.DataFrame, labels: list[str]) -> str:
     """Say how often a label that is there was not predicted, and whether such a case counts."""
+    if not own.note.fillna("").str.startswith(MISSED).any():
+        return ""
     rows = own[own.label.isin(labels)]
     rows = rows[~rows.note.fillna("").isin((EXTRA, ABSENT))]
     missed = rows[rows.note.fillna("").str.startswith(MISSED)]
