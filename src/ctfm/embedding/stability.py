@@ -14,6 +14,7 @@ from ctfm import plugins, tables
 from ctfm.embedding import encode, pairs
 from ctfm.errors import SCAN_FAULTS, UserError, told
 from ctfm.imaging import scans
+from ctfm.imaging.volume import orient
 from ctfm.validation import validated
 
 DEFAULT = plugins.settings("tasks", "stability")()
@@ -86,4 +87,4 @@ def _read(path: Path) -> tuple[Any, dict[str, Any]]:
         Quarantine: it can't be used.
     """
     volume, facts = scans.read(path)
-    return volume, {"spacing_mm": list(volume.spacing), **facts}
+    return volume, {"spacing_mm": list(orient(volume).spacing), **facts}

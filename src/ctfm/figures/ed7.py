@@ -77,9 +77,11 @@ def _nothing(settings: Figures) -> tuple[Figure, pd.DataFrame]:
 
 
 def _outliers(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Return ``outlier`` and ``cause`` of each pair, the pairs that are most alike first."""
+    """Return ``outlier`` and ``cause`` of each pair, the most alike first; a failed registration has a cause too."""
     wide = metrics.pivot_table(index="case_id", columns="metric", values="value", dropna=False)
-    cause = metrics[metrics.metric == "outlier"].set_index("case_id").note.fillna("")
+    notes = metrics.pivot(index="case_id", columns="metric", values="note").fillna("")
+    failed = "no outlier, but registration failed (" + notes.registration_failed + ")"
+    cause = notes.outlier.where(notes.outlier != "", failed.where(wide.registration_failed == 1, ""))
     found = wide.reindex(columns=["cosine_registered", "outlier"]).assign(cause=cause)
     return found.sort_values("cosine_registered", ascending=False, kind="stable", na_position="last")
 
@@ -99,7 +101,7 @@ def _pairs(axes: Axes, letter: str, measure: str, patches: pd.DataFrame, own: pd
     joined = pd.concat(rows).join(own[["outlier", "cause"]]).rename_axis("case").reset_index()
     if measure == "mse" and (joined.low.min() > 0):
         axes.set_yscale("log")
-    for number, place in enumerate((i for i, value in enumerate(own.outlier) if value == 1), start=1):
+    for number, place in enumerate((i for i, cause in enumerate(own.cause) if cause), start=1):
         axes.annotate(f"{number}", (place, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom")
         axes.axvspan(place - 0.45, place + 0.45, color=style.PALE, alpha=0.6, zorder=0)
     axes.set_ylabel(MEASURES[measure])
@@ -136,7 +138,7 @@ def _encoders(axes: Axes, summary: pd.DataFrame) -> pd.DataFrame:
 def _causes(axes: Axes, own: pd.DataFrame) -> None:
     """Write the outliers with their likely causes, numbered as above."""
     axes.set_axis_off()
-    told = own[own.outlier == 1]
+    told = own[own.cause != ""]
     lines = [f"{number}  {case}: {cause}" for number, (case, cause) in enumerate(told.cause.items(), start=1)]
     text = "\n".join(["Outliers and their likely causes", *lines] if lines else ["No pair is an outlier."])
     axes.text(0, 1, text, transform=axes.transAxes, ha="left", va="top", fontsize=5.5, linespacing=1.5, wrap=True)

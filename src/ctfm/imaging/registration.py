@@ -10,6 +10,8 @@ result is no better.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -56,8 +58,10 @@ class Registration:
     metric: float
 
     def facts(self) -> dict[str, Any]:
-        """Return all of it as JSON-like values."""
-        return {**asdict(self), "matrix": self.matrix.tolist()}
+        """Return all of it as JSON-like values; None where there is no number."""
+        numbers = {key: value for key, value in asdict(self).items() if key != "matrix"}
+        told = {key: value if np.isfinite(value) else None for key, value in numbers.items()}
+        return {**told, "matrix": self.matrix.tolist()}
 
 
 def register(fixed: Volume, moving: Volume, seed: int = 0) -> Registration:
@@ -182,7 +186,6 @@ def _refined(
     transform.SetCenter(fixed.world(np.argwhere(inside).mean(axis=0)).tolist())
     transform.SetTranslation(start[:3, 3].tolist())
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)
     method.SetMetricAsMattesMutualInformation(BINS)
     method.SetMetricFixedMask(to_sitk(Volume(inside.astype(np.uint8), fixed.affine)))
     method.SetMetricSamplingStrategy(method.RANDOM)
@@ -195,10 +198,22 @@ def _refined(
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetInitialTransform(transform, inPlace=True)
     try:
-        method.Execute(*images)
+        with _one_thread():
+            method.Execute(*images)
     except RuntimeError:  # no sample lies in the moving scan
         return start, float("nan")
     return _matrix(transform), float(method.GetMetricValue())
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let ITK use one thread: several add up in any order, and not all parts of a registration have a setting."""
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
 def _matrix(transform: sitk.Euler3DTransform) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Write pairs of scans as DICOM series with an index, as IDC lists them: a person scanned, and scanned again.
 
 The second scan is a copy of the first one's anatomy: moved and turned a little, on another grid, with its own noise. Of
-the last but one person the second scan is of someone else, as if names were mixed up; the last one has no second scan.
+the last but one person the second scan is of someone else's abdomen, as if names were mixed up; the last one has no
+second scan.
 """
 
 from __future__ import annotations
@@ -61,12 +62,12 @@ def write(folder: Path, persons: Iterable[Person]) -> None:
 
 def scan(person: Person, number: int) -> Volume:
     """Return the first (0) or second (1) scan of a person, int16 HU; axes run (S, P, L)."""
-    someone = person.number + 1000 * (person.mixed_up and number)
+    wrong = bool(person.mixed_up and number)
     rng = np.random.default_rng([person.seed, STREAM, person.number, number])
     pixel, slices = float(rng.uniform(*PIXEL_MM)), int(rng.integers(*SLICES))
     spacing = np.array([EXTENT_MM[0] / slices, pixel, pixel])
     shape = [slices, *(round(mm / pixel) for mm in EXTENT_MM[1:])]
-    base = _anatomy(person.seed, someone)
+    base = _anatomy(person.seed, person.number + 1000 * wrong, "abdomen" if wrong else "chest")
     middle = base.world((np.asarray(base.shape) - 1) / 2)
     affine = np.eye(4)
     affine[:3, :3] = np.diag(spacing)[::-1]
@@ -85,12 +86,12 @@ def moved(rng: np.random.Generator, middle: np.ndarray) -> np.ndarray:
     return matrix
 
 
-def _anatomy(seed: int, someone: int) -> Volume:
-    """Return the chest of a person without noise, larger than any scan of it."""
+def _anatomy(seed: int, someone: int, region: anatomy.Region) -> Volume:
+    """Return a region of a person without noise, larger than any scan of it."""
     rng = np.random.default_rng([seed, STREAM, someone])
     body = anatomy.draw(rng)
     shape = [round((mm + 2 * MARGIN_MM) / BASE_MM) for mm in EXTENT_MM]
-    affine = anatomy.upright(body, shape, (BASE_MM,) * 3, "chest", rng)
+    affine = anatomy.upright(body, shape, (BASE_MM,) * 3, region, rng)
     quiet = replace(scanner.draw(rng), noise_hu=0.0)
     return anatomy.render(body, quiet, rng, shape, affine)[0]
 

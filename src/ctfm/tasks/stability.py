@@ -139,13 +139,11 @@ def measure(settings: Settings, cases: list[CaseFile], predictions: Path) -> lis
         UserError: the table of a pair is missing or damaged.
     """
     found = [(case, *read(predictions, case.case)) for case in cases]
-    values = [means(rows) for _, rows, _ in found]
-    far = repeats.outliers([own["cosine_registered"] for own in values], low=True)
-    far |= repeats.outliers([own["mse_registered"] for own in values], low=False)
+    far = _far([rows for _, rows, _ in found])
     made: list[dict[str, Any]] = []
-    for (case, _, facts), own, outlier in zip(found, values, far, strict=True):
+    for (case, rows, facts), outlier in zip(found, far, strict=True):
         row = {"case_id": case.case, "patient": case.patient, "label": "all", "group": "all"}
-        made += [{**row, **told} for told in judged(own, facts, settings, outlier=bool(outlier))]
+        made += [{**row, **told} for told in judged(means(rows), facts, settings, outlier=bool(outlier))]
     return made
 
 
@@ -174,6 +172,13 @@ def means(rows: pd.DataFrame) -> dict[str, float]:
     steps = (parts.get("registered", empty).cosine - parts.get("random", empty).cosine).dropna().to_numpy(float)
     values["separation"] = float((np.sign(steps) + 1).mean() / 2) if len(steps) else float("nan")
     return values
+
+
+def _far(pairs: Sequence[pd.DataFrame]) -> np.ndarray:
+    """Return which pairs lie outside of the fences, by the median over their patches: a few at a rim decide nothing."""
+    counted = [rows[rows.counted.astype(bool) & (rows.comparison == "registered")] for rows in pairs]
+    alike, apart = ([rows[what].astype(float).median() for rows in counted] for what in ("cosine", "mse"))
+    return repeats.outliers(alike, low=True) | repeats.outliers(apart, low=False)
 
 
 def judged(
