@@ -12,7 +12,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from ctfm.app import uploads
 from ctfm.app.jobs import Busy
 from ctfm.errors import Quarantine, UserError
 
@@ -46,7 +45,7 @@ async def body(request: Request, largest: int) -> bytes:
     return whole
 
 
-async def save(request: Request, path: Path, largest: int = uploads.SENT_BYTES) -> None:
+async def save(request: Request, path: Path, largest: int) -> None:
     """Write a body to a file as it comes in.
 
     Raises:

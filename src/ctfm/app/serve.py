@@ -51,7 +51,7 @@ def app(
         site = make(offered, chosen, work, patch=patch_of(patch, chosen), overlap=overlap, told=told)
         listener = listen(host, port)
         address = address_of(host, listener.getsockname()[1])
-        if not ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
+        if open_to_others(listener):
             log.warning("%s: anybody who reaches this address sees all scans and may send some: no login", host)
         print(f"Open {address} in a browser; Ctrl-C ends.", flush=True)
         config = uvicorn.Config(
@@ -132,9 +132,15 @@ def listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(kind, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen()
     except OSError as error:
         raise UserError(f"{host}, port {port}: {error.strerror or error}; choose another --port or --host") from error
     return listener
+
+
+def open_to_others(listener: socket.socket) -> bool:
+    """Return whether other machines may reach a socket."""
+    return not ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
 def address_of(host: str, port: int) -> str:

@@ -104,7 +104,7 @@ class Site:
             with tempfile.TemporaryDirectory(dir=self.library.work) as folder:
                 sent = Path(folder, "sent")
                 async with asyncio.timeout(SLOWEST_S):
-                    await answers.save(request, sent)
+                    await answers.save(request, sent, uploads.SENT_BYTES)
                 name = request.query_params.get("name", "")
                 entry = await run_in_threadpool(self.library.receive, sent, name)
         finally:

@@ -132,7 +132,7 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, left:
 def _series(folder: Path) -> Path:
     """Keep the files of the series that has the most, in a folder of their own."""
     of = {path: _uid(path) for path in sorted(folder.glob("*.dcm"))}
-    counts = Counter(uid for uid in of.values() if uid)
+    counts = Counter(uid for uid in of.values() if uid is not None)
     if not counts:
         raise Quarantine("no_files", f"it holds no DICOM file; {KINDS}")
     (kept, _), *_ = counts.most_common(1)
@@ -143,9 +143,10 @@ def _series(folder: Path) -> Path:
     return series
 
 
-def _uid(path: Path) -> str:
+def _uid(path: Path) -> str | None:
+    """Return the series that a file says it is of, perhaps none; None for what is no DICOM file at all."""
     try:
         header = pydicom.dcmread(path, specific_tags=["SeriesInstanceUID"], stop_before_pixels=True)
-        return str(header.SeriesInstanceUID)
-    except Exception:  # pydicom raises whatever it likes; such a file belongs to no series
-        return ""
+        return str(header.get("SeriesInstanceUID", ""))
+    except Exception:  # pydicom raises whatever it likes; such a file is of no use
+        return None

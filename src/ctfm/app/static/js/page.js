@@ -146,16 +146,13 @@ async function search() {
   if (page.job || !source.point || !page.chosen.size) return;
   fault("");
   element("targets").open = false;
-  const [point, from] = [source.point, source.scan.id];
-  const begun = await guarded(() => api.search(from, point, [...page.chosen]));
-  if (!begun) return;
-  page.job = begun.id;
+  page.job = "begun";
   running(true);
-  try {
-    await watch(begun.id, { source: from, point });
-  } catch (error) {
-    fault(error.message);
-  }
+  const [point, from] = [source.point, source.scan.id];
+  await guarded(async () => {
+    page.job = (await api.search(from, point, [...page.chosen])).id;
+    await watch(page.job, { source: from, point });
+  });
   page.job = null;
   running(false);
 }
@@ -171,9 +168,13 @@ async function watch(id, query) {
       const first = seen === 0;
       seen = now.results.length;
       if (first && !resultOf(target.scan?.id)) await showTarget(now.results[0].target);
-      else if (now.results.slice(-1)[0].target === target.scan?.id || first) await showResult();
+      else if (first || now.results.at(-1).target === target.scan?.id) await showResult();
+      else tabs();
     }
-    if (now.state === "failed") throw new Error(`The search failed: ${now.message}`);
+    if (now.state === "failed") {
+      element("status").textContent = "";
+      throw new Error(`The search failed: ${now.message}`);
+    }
     if (now.state === "stopped") return void (element("status").textContent = "Stopped.");
     if (now.state === "done") return finished(now);
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));
@@ -192,6 +193,7 @@ function running(yes) {
   element("search").disabled = yes;
   element("stop").hidden = element("progress").hidden = !yes;
   element("progress").value = 0;
+  if (yes) element("status").textContent = "Asking …";
 }
 
 // ---- results
@@ -208,12 +210,16 @@ async function showResult(rank = 1) {
   const heat = { url: `${base}/${result.target}/overlay.nii`, search: id, ...heatLook(result) };
   await guarded(() => target.setHeat(heat));
   element("matched").textContent = result.name;
-  element("found").replaceChildren(...(page.results.length > 1 ? page.results.map(tab) : []));
+  tabs();
   element("get-heat").href = `${base}/${result.target}/heat.nii.gz`;
   element("get-csv").href = `${base}/matches.csv`;
   element("get-json").href = `${base}/matches.json`;
   element("matches").querySelector("ol").replaceChildren(...result.matches.map((match) => row(result, match)));
   jump(result, result.matches[Math.min(rank, result.matches.length) - 1]);
+}
+
+function tabs() {
+  element("found").replaceChildren(...(page.results.length > 1 ? page.results.map(tab) : []));
 }
 
 const part = (className, textContent) => Object.assign(document.createElement("span"), { className, textContent });
