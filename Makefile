@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 LOCK := requirements.lock
 
-.PHONY: help install demo test check docs clean
+.PHONY: help install demo test check docs wheel clean
 
 help:
 	@echo "make demo   set up, run the whole workflow on phantoms, end with a report (minutes)"
 	@echo "make test   set up, check the code, run all tests"
 	@echo "make check  formatting, lint and types only"
-	@echo "make docs   write the generated pages (config/README.md, config/schema.json, envs/)"
+	@echo "make docs   write the generated pages and pictures, build the site (build/site/index.html)"
+	@echo "make wheel  build the package (dist/)"
 
 install: $(VENV)/.installed
 
@@ -44,6 +45,12 @@ test: check
 
 docs: install
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/rulegraph.py
+	$(BIN)/python -m sphinx -W --keep-going -q -d build/doctrees -c docs . build/site
+	@echo "The site: build/site/index.html"
+
+wheel: install
+	$(BIN)/python -m build --no-isolation
 
 clean:
 	rm -rf results/demo .snakemake

@@ -18,7 +18,7 @@ PAGES = {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "config", "docs"}
 NAVIGATION = {
     "Use": ["docs/quick-start", "docs/how-to/*", "docs/cluster", "docs/data", "docs/faq"],
     "Understand": ["docs/pipeline", "docs/corrections", "docs/explanation/*", "docs/experiments/*", "docs/benchmarks"],
-    "Look up": ["config/README", "docs/reference/*", "CHANGELOG", "CONTRIBUTING"],
+    "Look up": ["docs/README", "config/README", "docs/reference/*", "CHANGELOG", "CONTRIBUTING"],
 }
 
 project = "ctfm"
@@ -26,12 +26,14 @@ author = "The ctfm contributors"
 release = __version__
 extensions = ["myst_parser"]
 root_doc = "README"
-exclude_patterns = [p.name for p in ROOT.iterdir() if p.name not in PAGES] + ["docs/README.md"]
+exclude_patterns = [p.name for p in ROOT.iterdir() if p.name not in PAGES]
 myst_heading_anchors = 3
 myst_links_external_new_tab = False
 nitpicky = True
 html_theme = "furo"
 html_title = f"ctfm {__version__}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 

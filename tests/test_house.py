@@ -76,7 +76,10 @@ def test_pins_agree_everywhere():
         (pip,) = [d["pip"] for d in yaml.safe_load(file.read_text())["dependencies"] if isinstance(d, dict)]
         assert all(lock[name] == version for name, version in (p.lower().split("==") for p in pip))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    declared = [
+        *project["dependencies"],
+        *(name for extra in project["optional-dependencies"].values() for name in extra),
+    ]
     assert {re.match(r"[A-Za-z0-9_-]+", name)[0].lower() for name in declared} <= set(lock)
 
 

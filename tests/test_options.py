@@ -20,3 +20,14 @@ def test_an_unknown_key_and_a_change_are_refused():
         options.Augment(afine_p=0.5)
     with pytest.raises(ValidationError, match="frozen"):
         options.Augment().affine_p = 0.5
+
+
+def test_a_section_given_in_part_keeps_the_rest_of_its_default():
+    """The default of a field, which may be another one than the section's own."""
+    given = options.Finetuning(augment={"noise_p": 0.7}).augment
+    assert given == options.SEGMENTATION_AUGMENT.model_copy(update={"noise_p": 0.7})
+    assert config.Pretrain(corpus="x", augment={"affine_p": 0}).augment.histogram_p == 0.5
+    with pytest.raises(ValidationError, match="afine_p"):
+        options.Finetuning(augment={"afine_p": 0.5})
+    made = options.Finetuning(augment={"affine_p": 0.0})
+    assert options.Finetuning.model_validate_json(made.model_dump_json()) == made

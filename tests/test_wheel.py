@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import sysconfig
-import tomllib
 import venv
 import zipfile
 from pathlib import Path
@@ -85,9 +84,3 @@ def test_it_works_elsewhere(installed, tmp_path):
     scan = sorted((tmp_path / "phantom/totalsegmentator").glob("*/ct.nii.gz"))[0]
     ctfm("embed", str(scan), "--encoder", "small", "--overlap", "0", "--out", "vectors.parquet")
     assert (tmp_path / "vectors.parquet").is_file() and (tmp_path / "selection/attribution.md").is_file()
-
-
-def test_the_version_stands_in_one_place():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert project["project"]["dynamic"] == ["version"]
-    assert project["tool"]["hatch"]["version"]["path"] == "src/ctfm/__init__.py"

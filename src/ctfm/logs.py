@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -14,15 +15,17 @@ T = TypeVar("T")
 LINE_EVERY_SECONDS = 15.0
 
 
-def setup(level: int = logging.INFO) -> None:
-    """Send log lines with time and level to standard error."""
+def setup() -> None:
+    """Send log lines with time and level to standard error; the variable ``CTFM_LOG=debug`` gives more of ours."""
     logging.basicConfig(
         stream=sys.stderr,
-        level=level,
+        level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         datefmt="%H:%M:%S",
         force=True,
     )
+    level = os.environ.get("CTFM_LOG", "info").upper()
+    logging.getLogger("ctfm").setLevel(logging.getLevelNamesMapping().get(level, logging.INFO))
     logging.getLogger("numexpr").setLevel(logging.WARNING)  # tells how many threads it has, each time
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Millimetres = tuple[float, float, float]
 Voxels = tuple[int, int, int]
@@ -13,9 +14,23 @@ Crop = Literal["body", "published", "volume"]
 
 
 class Strict(BaseModel):
-    """Settings that refuse unknown keys and can't be changed once made."""
+    """Settings that refuse unknown keys and can't be changed once made.
+
+    A section that is given in part keeps the rest of its default, as a file laid over another one does.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        whole = dict(given)
+        for name, field in cls.model_fields.items():
+            if isinstance(field.default, Strict) and isinstance(given.get(name), Mapping):
+                whole[name] = {**field.default.model_dump(), **given[name]}
+        return whole
 
 
 class Objective(Strict):

@@ -135,7 +135,8 @@ def test_views_do_not_depend_on_how_scans_are_batched():
 
 
 def test_views_of_a_crop_show_that_crop():
-    settings = Pretrain(**{**ENTRY, "augment": {"resized_crop": [1, 1]}})
+    still = {"resized_crop": [1, 1], "histogram_p": 0, "affine_p": 0, "intensity_p": 0}
+    settings = Pretrain(**{**ENTRY, "augment": still})
     module = stage.Pretraining(settings, (3.0, 1.0, 1.0))
     crops = torch.randint(-1024, 500, (2, 3, 16, 32, 32), dtype=torch.int16)
     views = module.views({"crops": crops, "items": [0, 1]})

@@ -40,7 +40,7 @@ OPTIONS = {
     "learning_rate": 3e-3,
     "warmup_epochs": 0.3,
     "overlap": 0.5,
-    "augment": {"resized_crop": (1.0, 1.0)},  # no random views
+    "augment": dict.fromkeys(("affine_p", "smooth_p", "intensity_p", "shift_p", "noise_p"), 0.0),  # no random views
 }
 
 
