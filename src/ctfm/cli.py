@@ -37,6 +37,8 @@ COMMANDS = {
         "embedding.probing.probe_linear",
         "Tell labels from frozen features by simple probes, with intervals.",
     ),
+    "pca": ("embedding.colouring.pca", "Colour two or more scans by the main components of their patches."),
+    "saliency": ("embedding.occluding.saliency", "Map which parts of scans their embedding depends on."),
     "adapt": ("stages.adapt.adapt", "Fine-tune an encoder on a task and predict the test cases."),
     "predict": ("stages.adapt.predict", "Apply an adapted model to your own scans."),
     "evaluate": ("stages.evaluate.evaluate", "Measure predictions, case by case."),

@@ -42,8 +42,7 @@ def test_hard_occlusion_is_the_naive_loop(kind):
 
 
 def test_followed_changes_are_nearer_to_the_truth_than_passes_in_single_precision():
-    module, scan, plan = network(), image((32, 40, 48)), Plan((4, 4, 4), 0.0)
-    plan = plan._replace(fill=0.5)
+    module, scan, plan = network(), image((32, 32, 40)), Plan((8, 8, 8), 0.0, fill=0.5)
     embedding, passes = occlusion.shifts(module, scan.numpy(), plan, follow=False)
     _, followed = occlusion.shifts(module, scan.numpy(), plan)
     _, truth = occlusion._embedded(

@@ -1,4 +1,4 @@
-"""Occlusion-based feature deviation: which parts of an image an embedding depends on (paper, Methods, "Salient regions").
+"""Occlusion-based feature deviation: which parts of an image an embedding depends on (paper, "Salient regions").
 
 A block is occluded, the image embedded anew, and the cosine distance of both embeddings is the saliency of the block;
 so for all blocks of a sliding window. Each is what a forward pass of its own would give, up to rounding: where the
@@ -33,8 +33,8 @@ class Plan(NamedTuple):
         block: voxels (z, y, x).
         overlap: share of a block that the next one covers again, 0 to below 1.
         mode: ``hard``: the block is filled, and a voxel has the mean of the distances of the blocks that cover it.
-            ``gaussian``: as MONAI's ``OcclusionSensitivity`` does it: the block is faded out towards its middle, a voxel
-            has the Gaussian-weighted mean of the *embeddings*, and the distance is of that.
+            ``gaussian``: as MONAI's ``OcclusionSensitivity``: the block is faded out towards its middle, a voxel has
+            the Gaussian-weighted mean of the *embeddings*, and the distance is of that.
         fill: what a hard block is filled with, in the encoder's input: 0 is the lower end of its HU window.
     """
 

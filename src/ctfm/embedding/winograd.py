@@ -1,8 +1,8 @@
 """Convolutions of 3x3x3 with fewer multiplications, by Winograd's minimal filtering (Lavin and Gray, arXiv:1509.09308).
 
-Tiles of m^3 outputs cost (m + 2)^3 products of a channel pair instead of 27 m^3: 3.4 times less for m = 2, 5.8 for 3 and 8 for
-4. Rounding grows with m: about 1e-6, 4e-6 and 1e-5 of the values that go in, where a plain convolution has 2e-7. So
-this is for small numbers to be added to large ones, such as changes of a map.
+Tiles of m^3 outputs cost (m + 2)^3 products of a channel pair instead of 27 m^3: 3.4 times less for m = 2, 5.8 for 3
+and 8 for 4. Rounding grows with m: about 1e-6, 4e-6 and 1e-5 of the values, where a plain convolution has 2e-7. So this
+is for small numbers that are added to large ones, such as changes of a map.
 """
 
 from __future__ import annotations
