@@ -15,6 +15,7 @@ import torch
 
 POINTS = {2: (0.0, 1.0, -1.0), 3: (0.0, 1.0, -1.0, 0.5), 4: (0.0, 1.0, -1.0, 0.5, -2.0)}  # and infinity
 TAPS = 3
+VALUES = {"cpu": 6 * 2**20, "cuda": 2**28}  # of transformed tiles at once: from 32 MB on, memory is got anew each time
 
 
 def best(shape: tuple[int, ...]) -> int:
@@ -51,9 +52,15 @@ def convolve(image: torch.Tensor, filtered: torch.Tensor, m: int) -> torch.Tenso
     Returns:
         (n, z, y, x, out).
     """
-    (n, *size, channels), out, edge = image.shape, filtered.shape[2], m + TAPS - 1
-    size = [length - TAPS + 1 for length in size]
+    size, edge = [length - TAPS + 1 for length in image.shape[1:4]], m + TAPS - 1
     tiles = [math.ceil(length / m) for length in size]
+    values = edge**3 * math.prod(tiles) * max(filtered.shape[1:])
+    parts = image.split(max(1, VALUES[image.device.type] // values))
+    return torch.cat([_convolved(part, filtered, m, size, tiles) for part in parts])
+
+
+def _convolved(image: torch.Tensor, filtered: torch.Tensor, m: int, size: list[int], tiles: list[int]) -> torch.Tensor:
+    n, channels, out, edge = len(image), *filtered.shape[1:], m + TAPS - 1
     a, _, b = (torch.from_numpy(matrix).to(image) for matrix in _matrices(m))
     missing = [count * m - length for count, length in zip(tiles, size, strict=True)]
     padded = torch.nn.functional.pad(image, (0, 0, 0, missing[2], 0, missing[1], 0, missing[0]))

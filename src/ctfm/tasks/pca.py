@@ -1,9 +1,9 @@
 """Task ``pca``: what the main components of patch embeddings show, the same in every scan (paper, Figure 6d).
 
-Nothing is trained: ``predict`` draws some test cases, embeds their patches, and writes the components and colours of all
-of them together (``components.parquet``). ``measure`` tells whether a colour means the same in every scan: a patch whose
-centre lies in an organ is given the organ that the nearest colour has in another scan. A case's values are means over
-the other scans, of
+Nothing is trained: ``predict`` draws some test cases, embeds their patches, and writes the components and colours of
+all of them together (``components.parquet``). ``measure`` tells whether a colour means the same in every scan: a patch
+whose centre lies in an organ is given the organ that the nearest colour has in another scan. A case's values are means
+over the other scans, of
 
 - ``colour_balanced_accuracy``: over the organs of both scans, the mean share of patches that got their own organ;
 - ``colour_chance``: what guessing, or always naming the commonest organ, has of that: one over the organs;

@@ -1,4 +1,4 @@
-"""Task ``saliency``: which parts of a scan its embedding depends on (paper, Figure 6e; see ``ctfm.embedding.occlusion``).
+"""Task ``saliency``: which parts of a scan its embedding depends on (paper, Figure 6e; ``ctfm.embedding.occlusion``).
 
 Nothing is trained: ``predict`` draws some test cases and writes the saliency of each as ``<case>.nii.gz`` on the case's
 grid. ``measure`` gives, for each of them,
