@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 Millimetres = tuple[float, float, float]
 Voxels = tuple[int, int, int]
@@ -61,7 +61,9 @@ class Embed(Patches):
 class Occlusion(Strict):
     """How blocks of a scan are occluded. Defaults: the paper's; what it leaves open is as in the published run."""
 
-    block: Voxels = Field((8, 8, 8), description="voxels (z, y, x) occluded at once; published run: 10, 10, 10")
+    block: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
+        (8, 8, 8), description="voxels (z, y, x) occluded at once; published run: 10, 10, 10"
+    )
     overlap: float = Field(0.25, ge=0, lt=1, description="overlap of the blocks; 0 is more than twice as fast")
     mode: Literal["hard", "gaussian"] = Field(
         "hard",
