@@ -133,7 +133,7 @@ def compare(ways: Ways, given: argparse.Namespace, device: str) -> None:
 
 def bounds(ways: Ways, given: argparse.Namespace, device: str) -> None:
     """Print how many multiplications each way needs for a block."""
-    some = sample(ways, 8 * occlusion.AT_ONCE[device], occlusion.AT_ONCE[device])
+    some = sample(ways, 4 * occlusion.AT_ONCE[device], occlusion.AT_ONCE[device])
     whole = products(lambda: ways.naive(some[:1]))
     with mock.patch.object(changes, "WIDE", 10**9):
         boxes = products(lambda: ways.followed(some)) / len(some)

@@ -125,7 +125,7 @@ def _occluded(image: torch.Tensor, starts: np.ndarray, block: Voxels, plan: Plan
 
 
 def _faded(block: Voxels) -> torch.Tensor:
-    """Return how much MONAI's ``OcclusionSensitivity`` takes away of a block: all in the middle, nothing at a corner."""
+    """Return how much MONAI's ``OcclusionSensitivity`` takes of a block: all in the middle, nothing at a corner."""
     from monai.transforms import GaussianSmooth
 
     middle = torch.zeros((1, *block))

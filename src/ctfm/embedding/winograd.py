@@ -33,12 +33,11 @@ def filters(weight: torch.Tensor, m: int) -> torch.Tensor:
     Returns:
         ((m + 2)^3, in, out) float32.
     """
-    _, g, _ = (torch.from_numpy(matrix).to(weight.device) for matrix in _matrices(m))
-    found = weight.double()
+    g, found = torch.from_numpy(_matrices(m)[1]).to(weight), weight
     for axis in (2, 3, 4):
         found = torch.movedim(torch.tensordot(g, found, dims=([1], [axis])), 0, axis)
     out, channels = weight.shape[:2]
-    return found.permute(2, 3, 4, 1, 0).reshape(-1, channels, out).float().contiguous()
+    return found.permute(2, 3, 4, 1, 0).reshape(-1, channels, out).contiguous()
 
 
 def convolve(image: torch.Tensor, filtered: torch.Tensor, m: int) -> torch.Tensor:
