@@ -70,6 +70,7 @@ class Ways:
         self.embedding = self.network.embedding.cpu().double().numpy()
 
     def naive(self, some: np.ndarray) -> np.ndarray:
+        """Return the shifts of some blocks, one pass each."""
         made = []
         for n in some:
             image = self.image.clone()
@@ -80,9 +81,11 @@ class Ways:
         return np.asarray(made)
 
     def batched(self, some: np.ndarray) -> np.ndarray:
+        """Return them by batches of whole images."""
         return occlusion._embedded(self.module, self.image, self.change[some], self.starts[some])[1]
 
     def followed(self, some: np.ndarray) -> np.ndarray:
+        """Return them by changes that are followed."""
         with mock.patch.object(changes, "Network", lambda *_: self.network):  # its maps are made once for all blocks
             return occlusion._followed(self.module, self.image, self.change[some], self.starts[some])[1]
 
@@ -130,14 +133,14 @@ def compare(ways: Ways, given: argparse.Namespace, device: str) -> None:
 
 def bounds(ways: Ways, given: argparse.Namespace, device: str) -> None:
     """Print how many multiplications each way needs for a block."""
-    some = sample(ways, 8 * occlusion.AT_ONCE[device], occlusion.AT_ONCE[device])
+    some = sample(ways, 4 * occlusion.AT_ONCE[device], occlusion.AT_ONCE[device])
     whole = products(lambda: ways.naive(some[:1]))
     with mock.patch.object(changes, "WIDE", 10**9):
         boxes = products(lambda: ways.followed(some)) / len(some)
     fewer = products(lambda: ways.followed(some)) / len(some)
     print(
-        f"  multiplications a block: {whole:.1f}e9 whole, {boxes:.1f}e9 in boxes alone (bound {whole / boxes:.1f} times), "
-        f"{fewer:.1f}e9 in boxes with Winograd's filters (bound {whole / fewer:.1f} times)"
+        f"  multiplications a block: {whole:.1f}e9 whole, {boxes:.1f}e9 in boxes (bound {whole / boxes:.1f} times), "
+        f"{fewer:.1f}e9 with Winograd's filters (bound {whole / fewer:.1f} times)"
     )
     memory = sum(
         t.numel() * t.element_size() for t in [*ways.network._filters.values(), *ways.network._before.values()]

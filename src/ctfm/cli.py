@@ -39,6 +39,8 @@ COMMANDS = {
         "Tell labels from frozen features by simple probes, with intervals.",
     ),
     "stability": ("embedding.stability.stability", "Say how alike the features of a scan and its repetition are."),
+    "pca": ("embedding.colouring.pca", "Colour two or more scans by the main components of their patches."),
+    "saliency": ("embedding.occluding.saliency", "Map which parts of scans their embedding depends on."),
     "adapt": ("stages.adapt.adapt", "Fine-tune an encoder on a task and predict the test cases."),
     "predict": ("stages.adapt.predict", "Apply an adapted model to your own scans."),
     "evaluate": ("stages.evaluate.evaluate", "Measure predictions, case by case."),

@@ -15,6 +15,7 @@ from ctfm.options import PAPER_AUGMENT, Augment, Criteria, Embed, Millimetres, S
 from ctfm.options import SEGMENTATION_AUGMENT as SEGMENTATION_AUGMENT
 from ctfm.options import Finetuning as Finetuning  # for plug-ins
 from ctfm.options import Objective as Objective
+from ctfm.options import Occlusion as Occlusion
 from ctfm.options import Patches as Patches
 from ctfm.options import Range as Range
 

@@ -128,6 +128,12 @@ SCHEMAS = {
             "mse": REAL,
         }
     ),
+    # adapt/<task>/<encoder>/<shots>-<seed>/predictions/components.parquet: patches of scans, as colours
+    "components": pa.schema(
+        {"case": TEXT, "patch": INT, "left_mm": REAL, "posterior_mm": REAL, "superior_mm": REAL}  # its centre
+        | {"component_1": REAL, "component_2": REAL, "component_3": REAL, "foreground": pa.bool_()}
+        | {"lightness": REAL, "a": REAL, "b": REAL}  # CIELAB; null in the background
+    ),
     # probe/<encoder>/
     "scores": pa.schema(
         {

@@ -24,6 +24,8 @@ SMALL = {
     "cluster": {"patch": (16, 32, 32), "overlap": 0.0, "perplexities": (2.0,)},
     "search": {"patch": (16, 16, 16), "overlap": 0.5, "spacing_mm": (2, 2, 2), "shown": ("liver",)},
 }
+SMALL["pca"] = {"patch": (8, 16, 16), "overlap": 0.5, "crop": "volume"}
+SMALL["saliency"] = {"overlap": 0.0, "spacing_mm": (4, 4, 4), "scans": 2}
 SMALL["tumour"] = {**SMALL["segment"], "tumour": "spleen", "spacing_mm": (4, 2, 2)}
 # What a kind of task learns from, and how many; others: scans with label maps.
 MADE = {"triage": (found_cases, 3), "retrieve": (cohort_cases, 6), "cluster": (cohort_cases, 6)}

@@ -34,7 +34,7 @@ def test_a_followed_change_is_that_of_whole_passes(shape, wide, monkeypatch):
     change = torch.stack([image((7, 8, 6), seed=n) - 0.5 for n in range(len(starts))])
     with torch.inference_mode():
         followed = changes.Network(module, before)
-        boxes = changes.Boxes(starts, starts + (7, 8, 6), shape)
+        boxes = changes.Boxes(starts, starts + np.array([7, 8, 6]), shape)
         found = followed.changes(change, boxes)
         wanted = passed(module, before, change, starts)
         assert torch.allclose(followed.embedding, module(before[None, None])[-1].mean((2, 3, 4))[0], atol=1e-6)

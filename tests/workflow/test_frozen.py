@@ -18,7 +18,8 @@ OVERLAY = {
     "pretrain": dict.fromkeys(("ctfm", "simclr_cross", "simsiam", "vicreg")),
     "encoders": {"random": {"options": SMALL}, "other": {"seed": 1, "options": SMALL}, "suprem": None},
     "tasks": {
-        **dict.fromkeys(("wholebody", "liver_tumour", "head_triage", "lesion_retrieval", "organ_search")),
+        **dict.fromkeys(("wholebody", "liver_tumour", "head_triage", "lesion_retrieval")),
+        **dict.fromkeys(("organ_search", "test_retest", "components", "saliency")),
         "organ_retrieval": {"encoders": ["random", "other"], "options": {"depths": [3]}},
         "anatomy": {"encoders": ["random"], "options": {"perplexities": [5]}},
     },

@@ -1,4 +1,4 @@
-"""Occlusion-based feature deviation: which parts of an image an embedding depends on (paper, Methods, "Salient regions").
+"""Occlusion-based feature deviation: which parts of an image an embedding depends on (paper, "Salient regions").
 
 A block is occluded, the image embedded anew, and the cosine distance of both embeddings is the saliency of the block;
 so for all blocks of a sliding window. Each is what a forward pass of its own would give, up to rounding: where the
@@ -33,8 +33,8 @@ class Plan(NamedTuple):
         block: voxels (z, y, x).
         overlap: share of a block that the next one covers again, 0 to below 1.
         mode: ``hard``: the block is filled, and a voxel has the mean of the distances of the blocks that cover it.
-            ``gaussian``: as MONAI's ``OcclusionSensitivity`` does it: the block is faded out towards its middle, a voxel
-            has the Gaussian-weighted mean of the *embeddings*, and the distance is of that.
+            ``gaussian``: as MONAI's ``OcclusionSensitivity``: the block is faded out towards its middle, a voxel has
+            the Gaussian-weighted mean of the *embeddings*, and the distance is of that.
         fill: what a hard block is filled with, in the encoder's input: 0 is the lower end of its HU window.
     """
 
@@ -121,10 +121,17 @@ def _occluded(image: torch.Tensor, starts: np.ndarray, block: Voxels, plan: Plan
     cut = torch.stack([image[tuple(slice(s, s + b) for s, b in zip(start, block, strict=True))] for start in starts])
     if plan.mode == "hard":
         return plan.fill - cut
-    from monai.visualize.occlusion_sensitivity import OcclusionSensitivity
+    return -cut * _faded(block).to(cut)
 
-    kept, _ = OcclusionSensitivity.gaussian_occlusion(image[None, None], block)
-    return cut * (kept[0] - 1)
+
+def _faded(block: Voxels) -> torch.Tensor:
+    """Return how much MONAI's ``OcclusionSensitivity`` takes of a block: all in the middle, nothing at a corner."""
+    from monai.transforms import GaussianSmooth
+
+    middle = torch.zeros((1, *block))
+    middle[(0, *(edge // 2 for edge in block))] = 1
+    bell = torch.as_tensor(GaussianSmooth(sigma=[edge / 4 for edge in block])(middle))[0]
+    return (bell - bell.min()) / (bell.max() - bell.min())
 
 
 def _followed(

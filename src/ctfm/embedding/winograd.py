@@ -1,8 +1,8 @@
 """Convolutions of 3x3x3 with fewer multiplications, by Winograd's minimal filtering (Lavin and Gray, arXiv:1509.09308).
 
-Tiles of m^3 outputs cost (m + 2)^3 products of a channel pair instead of 27 m^3: 3.4 times less for m = 2, 5.8 for 3 and 8 for
-4. Rounding grows with m: about 1e-6, 4e-6 and 1e-5 of the values that go in, where a plain convolution has 2e-7. So
-this is for small numbers to be added to large ones, such as changes of a map.
+Tiles of m^3 outputs cost (m + 2)^3 products of a channel pair instead of 27 m^3: 3.4 times less for m = 2, 5.8 for 3
+and 8 for 4. Rounding grows with m: about 1e-6, 4e-6 and 1e-5 of the values, where a plain convolution has 2e-7. So this
+is for small numbers that are added to large ones, such as changes of a map.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 
 POINTS = {2: (0.0, 1.0, -1.0), 3: (0.0, 1.0, -1.0, 0.5), 4: (0.0, 1.0, -1.0, 0.5, -2.0)}  # and infinity
 TAPS = 3
+VALUES = {"cpu": 6 * 2**20, "cuda": 2**28}  # of transformed tiles at once: from 32 MB on, memory is got anew each time
 
 
 def best(shape: tuple[int, ...]) -> int:
@@ -32,12 +33,11 @@ def filters(weight: torch.Tensor, m: int) -> torch.Tensor:
     Returns:
         ((m + 2)^3, in, out) float32.
     """
-    _, g, _ = (torch.from_numpy(matrix).to(weight.device) for matrix in _matrices(m))
-    found = weight.double()
+    g, found = torch.from_numpy(_matrices(m)[1]).to(weight), weight
     for axis in (2, 3, 4):
         found = torch.movedim(torch.tensordot(g, found, dims=([1], [axis])), 0, axis)
     out, channels = weight.shape[:2]
-    return found.permute(2, 3, 4, 1, 0).reshape(-1, channels, out).float().contiguous()
+    return found.permute(2, 3, 4, 1, 0).reshape(-1, channels, out).contiguous()
 
 
 def convolve(image: torch.Tensor, filtered: torch.Tensor, m: int) -> torch.Tensor:
@@ -51,9 +51,15 @@ def convolve(image: torch.Tensor, filtered: torch.Tensor, m: int) -> torch.Tenso
     Returns:
         (n, z, y, x, out).
     """
-    (n, *size, channels), out, edge = image.shape, filtered.shape[2], m + TAPS - 1
-    size = [length - TAPS + 1 for length in size]
+    size, edge = [length - TAPS + 1 for length in image.shape[1:4]], m + TAPS - 1
     tiles = [math.ceil(length / m) for length in size]
+    values = edge**3 * math.prod(tiles) * max(filtered.shape[1:])
+    parts = image.split(max(1, VALUES[image.device.type] // values))
+    return torch.cat([_convolved(part, filtered, m, size, tiles) for part in parts])
+
+
+def _convolved(image: torch.Tensor, filtered: torch.Tensor, m: int, size: list[int], tiles: list[int]) -> torch.Tensor:
+    n, channels, out, edge = len(image), *filtered.shape[1:], m + TAPS - 1
     a, _, b = (torch.from_numpy(matrix).to(image) for matrix in _matrices(m))
     missing = [count * m - length for count, length in zip(tiles, size, strict=True)]
     padded = torch.nn.functional.pad(image, (0, 0, 0, missing[2], 0, missing[1], 0, missing[0]))
