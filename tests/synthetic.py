@@ -14,7 +14,7 @@ from ctfm import tables
 from ctfm.config import Evaluate
 from ctfm.files import write_json
 from ctfm.imaging import pictures
-from ctfm.metrics import decisions
+from ctfm.metrics import centroid, decisions, localisation
 from ctfm.metrics.summary import summarise
 from ctfm.tasks import _vectors, cluster, retrieve
 
@@ -289,3 +289,39 @@ def _tumour_rows(task: str, encoder: str, dataset: str, n: int) -> pd.DataFrame:
         rows += [{**one, "metric": metric, "value": value} for metric, value in values.items()]
     fixed = {"task": task, "dataset": dataset, "encoder": encoder, "shots": "all", "seed": 0, "split_hash": "abc"}
     return tables.of("metrics", [{**row, **fixed} for row in rows])
+
+
+def search(root: Path, encoders=("ctfm", "suprem"), *, dataset="phantoms", n=9, labels=("heart", "liver")) -> Path:
+    """Write the tables of a task of semantic search; the last target shows no organ, and two scans ask."""
+    parts = {}
+    for encoder in encoders:
+        rng, rows = np.random.default_rng(len(encoder)), []
+        for i, label in itertools.product(range(n), labels):
+            one = {"case_id": f"t{i}", "patient": f"t{i}", "label": label, "group": LABELS[label]}
+            if i == n - 1:
+                rows.append({**one, "metric": centroid.DISTANCE, "value": np.nan, "note": centroid.ABSENT})
+                continue
+            for query in ("q1", "q2"):
+                values = {centroid.DISTANCE: rng.gamma(2, len(encoder)), centroid.INSIDE: float(rng.random() < 0.5)}
+                values |= {centroid.INSIDE_PUBLISHED: 1.0}
+                rows += [{**one, "metric": m, "value": v, "note": f"query {query}"} for m, v in values.items()]
+            bounds = {centroid.FLOOR: 1.0, centroid.CHANCE: 15.0, centroid.MIDDLE: 9.0}
+            rows += [{**one, "metric": metric, "value": value, "note": ""} for metric, value in bounds.items()]
+        fixed = {"task": "organ_search", "dataset": dataset, "encoder": encoder, "shots": "all", "seed": 0}
+        parts[encoder] = tables.of("metrics", [{**row, **fixed, "split_hash": "a"} for row in rows])
+        tables.write(parts[encoder], "metrics", root / f"evaluate/organ_search/{encoder}/all-0.parquet")
+        planes = [{**plane, **fixed} for label in labels for plane in _pair(label)]
+        tables.write(tables.of("slices", planes), "slices", root / f"slices/organ_search/{encoder}/all-0.parquet")
+    made = localisation.summarise(pd.concat(parts.values(), ignore_index=True), Evaluate(bootstrap=200))
+    tables.write(tables.of("summary", made), "summary", root / "evaluate/organ_search/summary.parquet")
+    return root
+
+
+def _pair(label: str) -> list[dict]:
+    """Return the planes of a query and of a target."""
+    disc = ((np.indices((8, 9)) - 4) ** 2).sum(axis=0) < 7
+    seen = {"rows": 8, "columns": 9, "row_mm": 2.0, "column_mm": 1.0, "plane": "coronal", "label": label}
+    seen |= {"image": (40 * disc).ravel().tolist(), "truth": disc.astype(int).ravel().tolist(), "prediction": []}
+    heat = np.where(np.arange(72) < 9, np.nan, np.linspace(0, 1, 72)).tolist()
+    query = {**seen, "case_id": "q1", "patient": "q1", "heat": [], "mark": [4, 4]}
+    return [query, {**seen, "case_id": "t1", "patient": "t1", "heat": heat, "mark": [2, 7]}]

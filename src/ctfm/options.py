@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-<<<<<<< HEAD
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-=======
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
->>>>>>> wc
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 Millimetres = tuple[float, float, float]
 Voxels = tuple[int, int, int]

@@ -7,7 +7,9 @@ not in the run says so.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -20,6 +22,7 @@ from ctfm.figures import _search
 from ctfm.figures import _style as style
 from ctfm.figures._results import Results
 
+MODULES = {"d": "_pca", "e": "_saliency"}  # of this folder
 OTHERS = {"d": ("Components of the embeddings", "pca"), "e": ("Saliency", "saliency")}
 
 
@@ -45,7 +48,11 @@ Panel = Callable[[Figure, SubplotSpec, Results, Figures, str], pd.DataFrame]
 
 
 def _panel(letter: str) -> Panel:
-    return {"a": _clusters, "b": _search.panel, "c": _search.panel}.get(letter, _missing)
+    """Return what draws a panel; one whose module is not there says what would fill it."""
+    if letter not in MODULES:
+        return _clusters if letter == "a" else _search.panel
+    there = Path(__file__).with_name(f"{MODULES[letter]}.py").is_file()
+    return importlib.import_module(f"ctfm.figures.{MODULES[letter]}").panel if there else _missing
 
 
 def _clusters(figure: Figure, spec: SubplotSpec, results: Results, settings: Figures, letter: str) -> pd.DataFrame:

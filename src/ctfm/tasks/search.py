@@ -80,23 +80,19 @@ def fit(
     pool = [*train, *val]
     if not pool:
         raise UserError("there is no case that could ask; check the data set's split and its excluded cases")
-    from ctfm import weights  # torch
-
-    model = files.sha256(encoder / weights.WEIGHTS)
-    keys = [[case.case, _key(case)] for case in pool]
-    about = {"task": "search", "encoder": encoder.name, "seed": seed, "search": settings.model_dump(mode="json")}
-    about["fingerprint"] = files.digest([about, keys, model])
+    about = _about(settings, encoder, pool, seed)
     folder = out / "model"
     if not (folder / ABOUT).is_file() or files.read_json(folder / ABOUT) != about:
         shutil.rmtree(folder, ignore_errors=True)
-        _vectors._link(encoder, folder / _vectors.ENCODER)
+        _vectors.link(encoder, folder / _vectors.ENCODER)
         _ask(settings, _order(settings, pool, seed), encoder.name, folder)
         files.write_json(about, folder / ABOUT)
     if settings.targets == "all":
         _search(folder, pool, folder / TARGETS)
-    facts = {"fingerprint": about["fingerprint"], "frozen": True, "model": model[:12]}
     asked = files.read_json(folder / PATIENTS)
-    return facts | {"queries": sorted(asked["patients"]), "refused": asked["refused"]} | _named(train, val)
+    facts = {"fingerprint": about["fingerprint"], "frozen": True, "model": about["model"]}
+    facts |= {"queries": sorted(asked["patients"]), "refused": asked["refused"]}
+    return facts | {"train": [case.case for case in train], "val": [case.case for case in val]}
 
 
 def predict(model: Path, cases: list[CaseFile], out: Path) -> None:
@@ -153,6 +149,16 @@ def organs_of(settings: Settings, case: CaseFile) -> list[dict[str, Any]]:
     if "ids" not in meta:
         raise UserError(f"case '{case.case}': its data set has no label maps; take one like 'totalsegmentator'")
     return segment.labels_of(settings.organs, meta)
+
+
+def _about(settings: Settings, encoder: Path, pool: list[CaseFile], seed: int) -> dict[str, Any]:
+    """Return what the queries follow from; its ``fingerprint`` stands for all of it."""
+    from ctfm import weights  # torch
+
+    model = files.sha256(encoder / weights.WEIGHTS)[:12]
+    about = {"task": "search", "encoder": encoder.name, "model": model, "seed": seed}
+    about |= {"search": settings.model_dump(mode="json")}
+    return about | {"fingerprint": files.digest([about, [[case.case, _key(case)] for case in pool]])}
 
 
 def _order(settings: Settings, pool: list[CaseFile], seed: int) -> list[CaseFile]:
@@ -255,7 +261,3 @@ def _key(case: CaseFile) -> str | None:
         return store.open_volume(case.image).meta.get("key")
     except Quarantine:
         return None
-
-
-def _named(train: list[CaseFile], val: list[CaseFile]) -> dict[str, list[str]]:
-    return {"train": [case.case for case in train], "val": [case.case for case in val]}
