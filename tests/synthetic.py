@@ -16,7 +16,7 @@ from ctfm.files import write_json
 from ctfm.imaging import pictures
 from ctfm.metrics import centroid, decisions, localisation
 from ctfm.metrics.summary import summarise
-from ctfm.tasks import _vectors, cluster, retrieve
+from ctfm.tasks import CaseFile, _vectors, cluster, retrieve, stability
 
 LABELS = {"liver": "organs", "spleen": "organs", "aorta": "cardiac", "heart": "cardiac", "rib_left_1": "ribs"}
 LEVELS = {"ctfm": 0.03, "random": 0.0}
@@ -136,7 +136,41 @@ def frozen(root: Path, encoders=("ctfm", "random"), dataset: str = "phantoms") -
                 folder = root / "adapt" / task / encoder / "all-0/predictions"
                 tables.write(points[encoder], "points", folder / "points.parquet")
         tables.write(summary, "summary", root / "evaluate" / task / "summary.parquet")
+    return repeated(root, encoders, dataset)
+
+
+def repeated(root: Path, encoders=("ctfm", "random"), dataset: str = "phantoms", pairs: int = 9) -> Path:
+    """Write what the task ``stability`` leaves: pairs of 20 patches; the first one differs and is badly registered."""
+    settings, cases = stability.Settings(), [CaseFile(f"r{n}", f"r{n}", Path(), Path()) for n in range(pairs)]
+    parts = []
+    for number, encoder in enumerate(encoders):
+        folder = root / "adapt/test_retest" / encoder / "all-0/predictions"
+        for n, case in enumerate(cases):
+            tables.write(*_patches(case.case, number, n), folder / f"{case.case}{stability.SUFFIX}", _quality(n))
+        fixed = {"task": "test_retest", "dataset": dataset, "encoder": encoder, "shots": "all", "seed": 0}
+        rows = [{**row, **fixed, "split_hash": "a"} for row in stability.measure(settings, cases, folder)]
+        parts.append(tables.of("metrics", rows))
+        tables.write(parts[-1], "metrics", root / "evaluate/test_retest" / encoder / "all-0.parquet")
+    summary = summarise(pd.concat(parts, ignore_index=True), Evaluate(bootstrap=100))
+    tables.write(tables.of("summary", summary), "summary", root / "evaluate/test_retest/summary.parquet")
     return root
+
+
+def _patches(case: str, encoder: int, n: int) -> tuple[pd.DataFrame, str]:
+    rng, parts = np.random.default_rng([encoder, n]), []
+    for name, level in (("registered", 0.9 if n == 0 else 0.98), ("unregistered", 0.85), ("random", 0.8)):
+        cosine = np.clip(level + rng.normal(0, 0.01, 20), -1, 1)
+        columns = {"case": case, "comparison": name, "patch": range(20), "common": 1.0, "body": 0.6, "counted": True}
+        parts.append(
+            pd.DataFrame({**columns, "x_mm": 0.0, "y_mm": 0.0, "z_mm": 0.0, "cosine": cosine, "mse": 1 - cosine})
+        )
+    return pd.concat(parts), "patch_pairs"
+
+
+def _quality(n: int) -> dict:
+    found = {"ncc": 0.5 if n == 0 else 0.95, "overlap": 0.9, "overlap_back": 0.9}
+    found |= {"translation_mm": 9.0, "rotation_degrees": 2.0}
+    return {"registration": found, "sources": [{}, {}], "noise_hu": [10.0, 10.0]}
 
 
 @cache

@@ -84,12 +84,9 @@ def compare(
     """
     scan = read.prepare(repeat.first, encoder.preprocess, folder / "first", crop=settings.crop)
     here, there = scan.volume.load(), _prepared(repeat.second, encoder, folder / "second")
-    placed: dict[str, tuple[Volume, np.ndarray]] = {UNREGISTERED: (there, np.eye(4))}
-    try:
-        found = registration.register(here, there, seed)
-        placed[REGISTERED], told = (there, found.matrix), found.facts()
-    except Quarantine as reason:
-        told = {"failed": str(reason)}
+    placed, told = {UNREGISTERED: (there, np.eye(4))}, _registered(here, there, seed)
+    if "matrix" in told:
+        placed[REGISTERED] = (there, np.asarray(told["matrix"]))
     if repeat.other is not None:
         someone = _prepared(repeat.other, encoder, folder / "other")
         placed[RANDOM] = (someone, registration.centred(here, someone))
@@ -124,6 +121,14 @@ def noise(volume: Volume) -> float:
     if not steps.size:
         return float("nan")
     return float(MAD_TO_DEVIATION * np.median(np.abs(steps - np.median(steps))) / np.sqrt(2))
+
+
+def _registered(here: Volume, there: Volume, seed: int) -> dict[str, Any]:
+    """Return the facts of a registration, or why there is none."""
+    try:
+        return registration.register(here, there, seed).facts()
+    except Quarantine as reason:
+        return {"failed": str(reason)}
 
 
 def _prepared(image: read.Image, encoder: Encoder, folder: Path) -> Volume:

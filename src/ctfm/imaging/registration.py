@@ -2,10 +2,10 @@
 
 A scan that is repeated shows the body at another place: the patient stood up in between, and breathed. The second scan
 (moving) is laid on the first (fixed) by SimpleITK in two steps: the translation by normalised correlation over all
-translations at once (masked, by FFT; Padfield, doi:10.1109/TIP.2011.2181402), then three rotations and three
-translations by mutual information (Mattes et al., doi:10.1109/TMI.2003.809072) of seeded samples within the body, from
-coarse to fine, on one thread: the same scans give the same transform. The scanner's own placement is kept where the
-result is no better.
+translations at once (masked, by FFT; Padfield, doi:10.1109/TIP.2011.2181402), unless the scanner's own placement is
+better; then three rotations and three translations by mutual information (Mattes et al., doi:10.1109/TMI.2003.809072)
+of seeded samples within the body, from coarse to fine, on one thread: the same scans give the same transform. The
+scanner's own placement is kept where the result is no better.
 """
 
 from __future__ import annotations
@@ -75,19 +75,18 @@ def register(fixed: Volume, moving: Volume, seed: int = 0) -> Registration:
     Raises:
         Quarantine: ``no_body``: a scan shows none; ``no_overlap``: no translation lays one body on the other.
     """
-    here, there = resample(fixed, (FINE_MM,) * 3), resample(moving, (FINE_MM,) * 3)
+    here, there = (resample(volume, (FINE_MM,) * 3, antialias=True) for volume in (fixed, moving))
     inside, inside_there = (_checked(body(volume), name) for volume, name in ((here, "first"), (there, "second")))
-    matrices = [np.eye(4), _translation(here, there)]
-    refined, metric = _refined(here, there, inside, matrices[1], seed)
-    found = [(_ncc(here, there, inside, matrix), matrix) for matrix in (*matrices, refined)]
-    ncc, matrix = max(found, key=lambda pair: np.nan_to_num(pair[0], nan=-2))  # equal ones: the first
+    placed, shifted = ((_ncc(here, there, inside, m), m) for m in (np.eye(4), _translation(here, there)))
+    refined, metric = _refined(here, there, inside, _better(placed, shifted)[1], seed)
+    ncc, matrix = _better(placed, shifted, (_ncc(here, there, inside, refined), refined))
     if np.isnan(ncc):
         raise Quarantine("no_overlap", "no placement lays the second scan on the body of the first")
     middle = here.world(np.argwhere(inside).mean(axis=0))
     return Registration(
         matrix,
         ncc,
-        found[0][0],
+        placed[0],
         _share(inside, here, there, matrix),
         _share(inside_there, there, here, np.linalg.inv(matrix)),
         float(np.linalg.norm(matrix[:3, :3] @ middle + matrix[:3, 3] - middle)),
@@ -142,6 +141,11 @@ def body(volume: Volume) -> np.ndarray:
 def rotation_degrees(matrix: np.ndarray) -> float:
     """Return the angle of the rotation in a rigid (4, 4) matrix."""
     return float(np.degrees(np.arccos(np.clip((np.trace(matrix[:3, :3]) - 1) / 2, -1, 1))))
+
+
+def _better(*found: tuple[float, np.ndarray]) -> tuple[float, np.ndarray]:
+    """Return the (correlation, matrix) with the highest correlation; of equal ones the first."""
+    return max(found, key=lambda pair: np.nan_to_num(pair[0], nan=-2))
 
 
 def _checked(inside: np.ndarray, name: str) -> np.ndarray:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from ctfm import published, tables
 from ctfm.metrics.summary import LABEL, OURS, PUBLISHED, QUOTED, TUMOUR, WIN_RATE, by_size, lower_is_better
+from ctfm.reporting import notes
 from ctfm.reporting.facts import NARROW, Table, number
 
 MAIN = "dice"
@@ -29,6 +30,8 @@ def tasks(root: Path) -> list[dict[str, Any]]:
             evaluate = tables.facts(path).get("spec", {}).get("evaluate", {})
             coverage = 100 * evaluate.get("confidence", 0.95)
             found += [_task(part, coverage) for _, part in table.groupby("dataset", sort=False) if _own(part)]
+    for task in found:
+        task["not_comparable"] += notes.of_dataset(root, task["dataset"])
     return found
 
 
