@@ -6,9 +6,8 @@ import csv
 import io
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 from ctfm.app import intake
 from ctfm.app.jobs import Job
 from ctfm.app.library import Entry, Library
-from ctfm.embedding import dense, patches, read, similarity
+from ctfm.embedding import dense, read, similarity
 from ctfm.embedding.encode import Encoder
 from ctfm.files import ensure_folder
 from ctfm.imaging import store
@@ -51,6 +50,18 @@ class Found:
     matches: list[dict[str, Any]]
     quantiles: list[float]
     seconds: float
+
+
+@dataclass(frozen=True)
+class Watched(read.Scan):
+    """A scan that tells how far up it is being read, 0 to 1; what ``tell`` raises ends the reading."""
+
+    tell: Callable[[float], None] = field(default=lambda _: None, kw_only=True)
+
+    def read(self, start: Voxels, size: Voxels) -> np.ndarray:
+        """Read as any scan."""
+        self.tell(min(max(start[0], 0) / self.shape[0], 1.0))
+        return super().read(start, size)
 
 
 class Searcher:
@@ -122,9 +133,8 @@ class Searcher:
         """Return the embeddings of a scan, from memory if it was embedded before."""
         if entry.id not in self._kept:
             scan = self._prepared(entry)
-            total = len(patches.grid(scan.shape, self.patch, self.settings.overlap))
-            with watched(self.encoder, total, tell):
-                self._kept[entry.id] = dense.embed(self.encoder, scan, self.settings)
+            found = dense.embed(self.encoder, Watched(**vars(scan), tell=tell), self.settings)
+            self._kept[entry.id] = dense.Dense(found.vectors, found.grid, scan)
             while len(self._kept) > MOST_SCANS:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(entry.id)
@@ -146,29 +156,6 @@ class Searcher:
         point = [round(float(mm), 2) for mm in match.point_mm]
         told = {"rank": rank, "similarity": round(match.similarity, 6), "point_mm": point}
         return told | {"voxel": there["voxel"], "organ": there["organ"]}
-
-
-@contextmanager
-def watched(encoder: Encoder, total: int, tell: Callable[[float], None]) -> Iterator[None]:
-    """Tell, while an encoder works, which share of the patches it has seen.
-
-    Args:
-        encoder: its network is watched.
-        total: patches that will come.
-        tell: gets the share; what it raises ends the work.
-    """
-    seen = 0
-
-    def hook(_module: Any, inputs: tuple[Any, ...], _output: Any) -> None:
-        nonlocal seen
-        seen += len(inputs[0])
-        tell(min(seen / total, 1.0))
-
-    handle = encoder.module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def distinct(similar: np.ndarray, embedded: dense.Dense, count: int = MATCHES) -> list[similarity.Match]:
