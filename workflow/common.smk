@@ -215,7 +215,7 @@ CASES = [f"{O}/datasets/{dataset}/cases.parquet" for dataset in cfg.datasets]
 FUNNELS = [f"{O}/select/{corpus}/funnel.parquet" for corpus in cfg.corpora]
 HISTORIES = [f"{O}/encoders/{encoder}/metrics.csv" for encoder in cfg.pretrain]
 # Those that the published tables hold data for.
-PUBLISHED_FIGURES = ["fig2", "ed1", "fig4"]
+PUBLISHED_FIGURES = ["fig2", "ed1", "fig4", "fig6"]
 FIGURES = [f"{O}/report/figures/{figure}.png" for figure in cfg.report.figures.ids]
 
 

@@ -112,6 +112,6 @@ def test_tasks_of_kinds_that_this_page_does_not_know_are_told_all_the_same(tmp_p
     ]
     tables.write(tables.of("summary", rows), "summary", tmp_path / "evaluate/anything/summary.parquet")
     (task,) = outcomes.tasks(tmp_path)
-    assert task["metric"] == "centroid distance cm" and not task["macro"] and task["n"] == 9
+    assert task["metric"] == "Centroid distance cm" and not task["macro"] and task["n"] == 9
     assert task["main"].rows[0][3].replace(NARROW, " ") == "3.5000 (3.0000 to 4.0000)"
     assert [line[:2] for line in task["others"].rows] == [["inside", "heart"], ["inside", "spine"]]

@@ -19,7 +19,7 @@ def test_what_on_what_and_for_how_long(tmp_path):
     found = told(synthetic.everything(tmp_path))
     assert found["Pre-trained"] == "ctfm"
     assert found["Corpora"] == "phantom: 15,000 series of 8 patients"
-    assert found["Labelled data"] == "phantoms: 1 cases, 1 of them tested on"
+    assert found["Labelled data"] == "phantoms: 1 case, 1 of them tested on"
     assert found["Tasks"] == "wholebody (2 encoders, 2 sizes of the training set)"
     assert found["Machines"] == "1 × cpu, 32-true"
     assert found["First and last output"] == "2025-01-02 to 2025-01-02"
