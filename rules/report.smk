@@ -6,14 +6,12 @@ rule draw_figure:
         slices=SLICES,
         scores=SCORES,
         cases=CASES,
-        funnels=FUNNELS,
-        histories=HISTORIES,
+        pretraining=FUNNELS + HISTORIES,
     output:
         png=report(
             f"{O}/report/figures/{{figure}}.png",
             caption="../workflow/report/figure.rst",
             category="Figures",
-            labels={"figure": "{figure}"},
         ),
         svg=f"{O}/report/figures/{{figure}}.svg",
         csv=f"{O}/report/figures/{{figure}}.csv",

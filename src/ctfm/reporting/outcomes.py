@@ -14,6 +14,7 @@ from ctfm.reporting.facts import NARROW, Table, number
 
 MAIN = "dice"
 LEADING = (MAIN, "auc")  # the metric that a task's first table shows; of other tasks their first
+ABBREVIATED = {"auc": "AUC", "f1": "F1", "nmi": "NMI"}
 FEW = 20  # patients, below which percentile intervals are plainly too narrow
 
 
@@ -51,7 +52,7 @@ def _task(table: pd.DataFrame, coverage: float) -> dict[str, Any]:
     return {
         "name": table.task.iloc[0],
         "dataset": table.dataset.iloc[0],
-        "metric": main.replace("_", " "),
+        "metric": ABBREVIATED.get(main, main.replace("_", " ").capitalize()),
         "coverage": f"{coverage:g}",
         "n": n,
         "few": n < FEW,

@@ -60,7 +60,9 @@ def _datasets(root: Path) -> list[str]:
     found = []
     for path in sorted(root.glob("datasets/*/cases.parquet")):
         cases = tables.read("cases", path).query("status == 'ok'")
-        found.append(f"{path.parent.name}: {len(cases)} cases, {(cases.split == 'test').sum()} of them tested on")
+        found.append(
+            f"{path.parent.name}: {_many(len(cases), 'case')}, {(cases.split == 'test').sum()} of them tested on"
+        )
     return found
 
 
@@ -68,9 +70,13 @@ def _tasks(root: Path) -> list[str]:
     rows = Results(root).summary
     rows = rows[rows.method != QUOTED]
     return [
-        f"{name} ({own.encoder.nunique()} encoders, {own.shots.nunique()} sizes of the training set)"
+        f"{name} ({_many(own.encoder.nunique(), 'encoder')}, {_many(own.shots.nunique(), 'size')} of the training set)"
         for name, own in rows.groupby("task", sort=True)
     ]
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count != 1 else ''}"
 
 
 def _machine(run: Mapping[str, Any]) -> str:
