@@ -144,8 +144,8 @@ def bounds(ways: Ways, some: np.ndarray, at_once: int) -> None:
             else:
                 tiled += 27 * pairs * math.prod(boxes.size)
     print(
-        f"  multiplications a block: {whole / 1e9:.1f}e9 whole, {boxed / 1e9:.1f}e9 in boxes (bound {whole / boxed:.1f} "
-        f"times), {tiled / 1e9:.1f}e9 with Winograd's filters (bound {whole / tiled:.1f} times)"
+        f"  multiplications a block: {whole / 1e9:.1f}e9 whole, {boxed / 1e9:.1f}e9 in boxes (bound {whole / boxed:.1f}"
+        f" times), {tiled / 1e9:.1f}e9 with Winograd's filters (bound {whole / tiled:.1f} times)"
     )
     kept = [*ways.network._filters.values(), *ways.network._before.values()]
     print(f"  kept: {sum(values.numel() * values.element_size() for values in kept) / 1e9:.2f} GB of maps and filters")
