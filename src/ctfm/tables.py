@@ -62,7 +62,6 @@ SCHEMAS = {
             "hu_percentiles": REALS,  # 0.5, 5, 50, 95, 99.5 %
             "bytes": INT,
             "sha256": TEXT,
-            "seconds": REAL,
             "converter": TEXT,  # own, dicom2nifti; null when quarantined
         }
     ),
