@@ -52,22 +52,18 @@ class Own(NamedTuple):
             staged.replace(temporary)
 
 
-def opened(path: Path) -> tuple[Path | Volume, Own]:
-    """Return a scan as ``read.prepare`` takes it, and its own grid.
+def of(scan: Path | Volume) -> Own:
+    """Return the own grid of an image file, a prepared volume (``.b2nd``) or a volume in memory.
 
-    The grid of a folder of one DICOM series is that of its slices sorted along their normal (right x down), rows and
-    columns as they are stored; where slices are uneven or shifted, the even, straight grid that they are put on.
-
-    Raises:
-        Quarantine: it can't be read.
+    A folder of a DICOM series has none before it is read: its slices are sorted along their normal (right x down), and
+    put on an even, straight grid where they are uneven or shifted. Give what ``scans.read`` made of it.
     """
-    if path.is_dir():
-        volume, _ = scans.read(path)
-        return volume, Own(volume.shape, volume.affine)
-    if path.suffix == scans.PREPARED:
-        stored = store.open_volume(path)
-        return path, Own(stored.shape, stored.affine)
-    return path, _of_file(path)
+    if isinstance(scan, Volume):
+        return Own(scan.shape, scan.affine)
+    if scan.suffix == scans.PREPARED:
+        stored = store.open_volume(scan)
+        return Own(stored.shape, stored.affine)
+    return _of_file(scan)
 
 
 def _of_file(path: Path) -> Own:

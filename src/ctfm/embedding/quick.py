@@ -61,13 +61,18 @@ class Winograd(nn.Module):
         return (found if self.bias is None else found + self.bias).permute(0, 4, 1, 2, 3)
 
 
-def quick(encoder: nn.Module) -> nn.Module:
-    """Return a copy of an encoder in evaluation whose maps are the same to rounding; the encoder stays as it is."""
+def quick(encoder: nn.Module, winograd: bool) -> nn.Module:
+    """Return a copy of an encoder in evaluation whose maps are the same to rounding; the encoder stays as it is.
+
+    Args:
+        encoder: on its device.
+        winograd: replace wide convolutions; for a CPU in single precision. They take four times their memory.
+    """
     made = copy.deepcopy(encoder)
     for block in made.modules():
         if isinstance(block, SegResBlock) and isinstance(block.norm2, nn.BatchNorm3d):
             block.conv1, block.norm2 = fuse_conv_bn_eval(block.conv1, block.norm2), nn.Identity()
-    if next(made.parameters()).device.type == "cpu":
+    if winograd:
         for part in list(made.modules()):
             for name, child in part.named_children():
                 if _is_wide(child):

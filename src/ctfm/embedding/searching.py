@@ -17,14 +17,14 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pandas as pd
 import typer
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from ctfm import files, logs
 from ctfm.embedding import dense, own, read, similarity
 from ctfm.embedding.encode import Encoder
 from ctfm.errors import SCAN_FAULTS, UserError, told
 from ctfm.imaging import scans
-from ctfm.options import Millimetres, Patches
+from ctfm.options import Patches
 from ctfm.validation import validated
 
 MATCHES, FAILURES = "matches.csv", "failures.json"
@@ -36,7 +36,9 @@ class Search(Patches):
     """How it is searched. The paper's app took patches of 16 x 64 x 64 voxels."""
 
     mode: Literal["exact", "fast"] = "exact"
-    spacing_mm: Millimetres | None = Field(None, description="voxel spacing (z, y, x), mm; null: the encoder's own")
+    spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = Field(
+        None, description="voxel spacing (z, y, x), mm; null: the encoder's own"
+    )
     count: int = Field(5, ge=1, description="best matches")
     apart_mm: float | None = Field(None, ge=0, description="least distance of matches; null: half a patch's edge")
 
@@ -164,9 +166,9 @@ def find(
 
 def _prepared(encoder: Encoder, path: Path, settings: Search, folder: Path) -> tuple[read.Scan, own.Own]:
     spacing = settings.spacing_mm or encoder.preprocess.spacing_mm
-    image, grid = own.opened(path)
+    image = scans.read(path)[0] if path.is_dir() else path
     preprocess = encoder.preprocess.model_copy(update={"spacing_mm": spacing})
-    return read.prepare(image, preprocess, folder, crop=settings.crop), grid
+    return read.prepare(image, preprocess, folder, crop=settings.crop), own.of(image)
 
 
 def search_command(
