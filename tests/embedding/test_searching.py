@@ -13,10 +13,12 @@ import typer
 from scipy import ndimage
 
 from ctfm.embedding import searching
+from ctfm.embedding.encode import Encoder
 from ctfm.embedding.searching import Search, find, query_at, search, search_command
 from ctfm.errors import UserError
-from ctfm.imaging import store
+from ctfm.imaging import scans, store
 from ctfm.imaging.volume import from_nifti, read_image
+from tests.embedding.conftest import write_encoder
 
 SHAPE = (60, 50, 34)  # x, y, z voxels of 4 x 4 x 6 mm: the tiny encoder's own
 SETTINGS = Search(patch=(8, 16, 16), overlap=0.75, count=3, crop="volume")
@@ -171,6 +173,23 @@ def test_a_source_that_cannot_be_used_and_a_target_that_would_be_replaced(folder
         search_command(tmp_path / "gone.nii.gz", [source], point="1,2,3", encoder=str(folder), out=tmp_path / "out")
     with pytest.raises(UserError, match="would be replaced"):
         search_command(source, [source], point="1,2,3", encoder=str(folder), out=source.parent)
+
+
+def test_real_scans_in_all_kinds_of_files(shared_data, tmp_path):
+    """A NIfTI file, a folder of DICOM and a tilted gantry; each map lies where its scan is, and on all of it."""
+    encoder = Encoder(write_encoder(tmp_path / "coarse", spacing_mm=(12.0, 8.0, 8.0), patch=(8, 16, 16)))
+    source = shared_data / "nifti/trunk_3mm.nii.gz"
+    targets = [shared_data / name for name in ("nifti/abdomen_3mm.nii.gz", "dicom/head_tilt_stereotaxis")]
+    middle = np.divide(nib.load(source).shape[::-1], 2)
+    for target, found in zip(targets, search(encoder, source, middle, targets, Search(overlap=0.5)), strict=True):
+        assert not found.failure and np.isfinite(found.heat).all() and np.ptp(found.heat) > 0
+        volume, _ = scans.read(target)
+        inside = np.asarray(found.matches[0].voxel)
+        assert (inside >= -0.5).all() and (inside <= np.asarray(found.heat.shape) - 0.5).all()
+        if target.is_dir():
+            assert found.heat.shape == volume.shape and np.array_equal(found.grid.affine, volume.affine)
+        else:
+            assert found.heat.shape == nib.load(target).shape[::-1]
 
 
 def test_a_point_in_air(encoder, tmp_path):

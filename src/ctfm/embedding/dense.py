@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -78,7 +78,7 @@ def embed(
     if mode not in MODES:
         raise UserError(f"mode '{mode}': must be exact or fast{nearest(mode, MODES)}")
     cut = encoder.grid(scan, settings)
-    vectors = np.empty((len(cut), encoder.loaded.module.channels[-1]), np.float32)
+    vectors = np.empty((len(cut), _channels(encoder)[-1]), np.float32)
     done = 0
     with torch.inference_mode(), loop.autocast(encoder.device):
         for some in MODES[mode](encoder, scan, cut):
@@ -136,7 +136,7 @@ def _shared_maps(encoder: Encoder, scan: Scan, cut: patches.Grid) -> Iterator[to
 def _fast(encoder: Encoder, scan: Scan, cut: patches.Grid) -> Iterator[torch.Tensor]:
     """Yield the vectors of a layer of patches: averages over the map of its whole plane, taken in parts along y."""
     (high, *edges), (layers, *starts) = cut.patch, cut.starts
-    stride = 2 ** (len(encoder.loaded.module.channels) - 1)
+    stride = 2 ** (len(_channels(encoder)) - 1)
     reach = [max(n, s[-1] + p) for n, s, p in zip(scan.shape[1:], starts, edges, strict=True)]
     height, width = (-(-n // stride) for n in reach)  # cells of the map
     rows, columns = (
@@ -144,7 +144,7 @@ def _fast(encoder: Encoder, scan: Scan, cut: patches.Grid) -> Iterator[torch.Ten
     )
     parts = np.array_split(np.arange(height), min(height, _parts(encoder, (high, stride * height, stride * width))))
     for z in layers:
-        total = torch.zeros(len(rows), len(columns), encoder.loaded.module.channels[-1], device=rows.device).double()
+        total = torch.zeros(len(rows), len(columns), _channels(encoder)[-1], device=rows.device).double()
         for part in parts:
             low, last = max(0, part[0] - HALO), min(height, part[-1] + 1 + HALO)
             image = scan.read((z, stride * low, 0), (high, stride * (last - low), stride * width))
@@ -156,7 +156,7 @@ def _fast(encoder: Encoder, scan: Scan, cut: patches.Grid) -> Iterator[torch.Ten
 
 def _parts(encoder: Encoder, size: tuple[int, ...]) -> int:
     """Return into how many parts an input is cut, so that not too much memory is taken."""
-    return math.ceil(4 * encoder.loaded.module.channels[0] * math.prod(size) / MAP_BYTES)
+    return math.ceil(4 * _channels(encoder)[0] * math.prod(size) / MAP_BYTES)
 
 
 def _weights(starts: list[int], edge: int, cells: int, stride: int) -> torch.Tensor:
@@ -171,6 +171,11 @@ def _network(encoder: Encoder) -> torch.nn.Module:
         few = encoder.device.type == "cpu" and loop.precision() == "32-true"
         _quick[encoder] = quick.quick(encoder.module, winograd=few)
     return _quick[encoder]
+
+
+def _channels(encoder: Encoder) -> list[int]:
+    module: Any = encoder.module
+    return list(module.channels)
 
 
 def _batch(encoder: Encoder) -> int:

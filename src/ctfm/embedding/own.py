@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
+from numpy.typing import ArrayLike
 
 from ctfm.files import atomic
 from ctfm.imaging import scans, store
@@ -17,7 +19,8 @@ from ctfm.options import Voxels
 NIFTI = (".nii", ".nii.gz")
 
 
-class Own(NamedTuple):
+@dataclass(frozen=True)
+class Own:
     """A grid.
 
     Attributes:
@@ -30,11 +33,11 @@ class Own(NamedTuple):
     affine: np.ndarray
     image: Any = None
 
-    def world(self, index: np.ndarray) -> np.ndarray:
+    def world(self, index: ArrayLike) -> np.ndarray:
         """Map (..., 3) voxels (z, y, x) to (..., 3) LPS mm."""
         return np.asarray(index, float) @ self.affine[:3, :3].T + self.affine[:3, 3]
 
-    def index(self, world: np.ndarray) -> np.ndarray:
+    def index(self, world: ArrayLike) -> np.ndarray:
         """Map (..., 3) LPS mm to (..., 3) voxels (z, y, x), which need not be whole."""
         return (np.asarray(world, float) - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
 
@@ -67,7 +70,7 @@ def of(scan: Path | Volume) -> Own:
 
 
 def _of_file(path: Path) -> Own:
-    image = nib.load(path) if path.name.lower().endswith(NIFTI) else None
+    image: Any = nib.load(path) if path.name.lower().endswith(NIFTI) else None
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
