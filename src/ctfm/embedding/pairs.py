@@ -7,6 +7,7 @@ how alike any two bodies look, the scan of another person, middle on middle.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ REGISTERED, UNREGISTERED, RANDOM = COMPARISONS = ("registered", "unregistered", 
 SOFT_TISSUE_HU = (-100, 200)
 MAD_TO_DEVIATION = 1.4826
 
+log = logging.getLogger(__name__)
+
 
 class Least(NamedTuple):
     """Which patches count: share of a patch that both scans must show, and that must be body."""
@@ -43,7 +46,7 @@ class Repeat:
     Attributes:
         first: see ``read.prepare``.
         second: the same.
-        other: the same; None: no comparison with another person.
+        other: the same; None, or a scan that can't be used: no comparison with another person.
         sources: of the first two, what is known of how they were made: ``spacing_mm``, ``thickness_mm``,
             ``ConvolutionKernel`` and more, as ``dicom.survey`` tells it.
     """
@@ -87,8 +90,7 @@ def compare(
     placed, told = {UNREGISTERED: (there, np.eye(4))}, _registered(here, there, seed)
     if "matrix" in told:
         placed[REGISTERED] = (there, np.asarray(told["matrix"]))
-    if repeat.other is not None:
-        someone = _prepared(repeat.other, encoder, folder / "other")
+    if (someone := _someone(repeat.other, encoder, folder / "other")) is not None:
         placed[RANDOM] = (someone, registration.centred(here, someone))
     ours = dense.embed(encoder, scan, settings)
     parts = [
@@ -129,6 +131,15 @@ def _registered(here: Volume, there: Volume, seed: int) -> dict[str, Any]:
         return registration.register(here, there, seed).facts()
     except Quarantine as reason:
         return {"failed": str(reason)}
+
+
+def _someone(image: read.Image | None, encoder: Encoder, folder: Path) -> Volume | None:
+    """Return the other person's scan; one that can't be used costs this comparison alone."""
+    try:
+        return None if image is None else _prepared(image, encoder, folder)
+    except Quarantine as reason:
+        log.warning("no comparison with another person: %s", reason)
+        return None
 
 
 def _prepared(image: read.Image, encoder: Encoder, folder: Path) -> Volume:
