@@ -188,7 +188,7 @@ class Site:
     def _result(self, request: Request, search: str = "") -> tuple[Job, Entry, Found]:
         job, target = self._job(search or request.path_params["search"]), self._entry(request)
         found = next((one for one in job.results if one.target == target.id), None)
-        if found is None:
+        if found is None or found.fault:
             raise HTTPException(404, "there is no such result")
         return job, target, found
 
