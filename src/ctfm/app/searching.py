@@ -116,8 +116,8 @@ class Searcher:
                 found = Found(target.id, target.source.name, [], [], 0.0, ": ".join(told(error).values()))
             job.results.append(found)
 
-    def folder(self, job: str, target: str) -> Path:
-        """Return the folder of what a search found in a scan."""
+    def folder(self, job: str, target: str = "") -> Path:
+        """Return the folder of what a search found, in one scan or in all."""
         return self.library.work / "searches" / job / target
 
     def full(self, job: str, target: Entry) -> Path:
@@ -205,7 +205,7 @@ def table(found: list[Found], about: dict[str, Any]) -> str:
     for one in found:
         for match in one.matches:
             place = [*match["point_mm"], *(match["voxel"] or ["", "", ""])]
-            row = [match["rank"], match["similarity"], match["organ"] or "", *place]
+            row = [match["rank"], match["similarity"], _cell(match["organ"] or ""), *place]
             writer.writerow([_cell(about["source"]), left, posterior, superior, _cell(one.name), *row])
     return stream.getvalue()
 
