@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 LOCK := requirements.lock
 
-.PHONY: help install demo test check coverage docs wheel clean
+.PHONY: help install demo published test check coverage docs wheel clean
 
 help:
 	@echo "make demo   set up, run the whole workflow on phantoms, end with a report (minutes)"
 	@echo "make test   set up, check the code, run all tests"
+	@echo "make published TABLES=FOLDER   draw the paper's figures 2, 4 and 6c from its own tables (a minute)"
 	@echo "make check  formatting, lint and types only"
 	@echo "make coverage  the quick tests again, with the lines that none of them runs"
 	@echo "make docs   write the generated pages and pictures, build the site (build/site/index.html)"
@@ -30,6 +31,16 @@ demo: install
 	OMP_NUM_THREADS=1 $(BIN)/snakemake --configfile config/demo.yaml \
 	  --set-threads pretrain_encoder=1 probe_checkpoints=1 embed_dataset=1 adapt_encoder=1
 	@echo "The report: results/demo/report/report.html"
+
+# TABLES: the folder of the tables that were published with the paper; they are not shipped here.
+OUT ?= results/published_tables
+published: install
+	@test -d "$(TABLES)" || { echo "error: name the folder of the tables: make published TABLES=FOLDER"; exit 2; }
+	$(BIN)/python -m ctfm import-published "$(TABLES)" --out "$(OUT)"
+	$(BIN)/python -m ctfm figures --config config/config.yaml --results "$(OUT)" --out "$(OUT)/report/figures" \
+	  --id fig2 --id fig4 --id fig6 --id ed1
+	$(BIN)/python -m ctfm report --config config/config.yaml --results "$(OUT)" --out "$(OUT)/report/report.html"
+	@echo "The figures: $(OUT)/report/figures; the page: $(OUT)/report/report.html"
 
 check: install
 	$(BIN)/ruff check .

@@ -24,6 +24,7 @@ rule prepare_dataset:
     input:
         phantom=phantom_or_nothing,
         source=fetched_or_nothing,
+        volumes=volumes_or_nothing,
         lists=own_lists,
     output:
         cases=f"{O}/datasets/{{dataset}}/cases.parquet",

@@ -6,6 +6,7 @@ rule draw_figure:
         slices=SLICES,
         scores=SCORES,
         cases=CASES,
+        pretraining=FUNNELS + HISTORIES,
     output:
         png=report(
             f"{O}/report/figures/{{figure}}.png",
@@ -25,6 +26,7 @@ rule draw_figure:
         runtime=more_each_try(30),
     params:
         spec=spec_of("figures", code="report"),
+        about=figure_text,
         results=subpath(output.png, ancestor=3),
         out=subpath(output.png, parent=True),
     shell:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from scipy import ndimage
 
 from ctfm import plugins, tables, weights
 from ctfm.imaging import store
@@ -135,4 +136,25 @@ def cohort_cases(folder: Path, count: int) -> list[CaseFile]:
         path = folder / f"c{number:04d}.b2nd"
         store.save(volume, path, meta)
         made.append(CaseFile(path.stem, path.stem, path, path))
+    return made
+
+
+def repeated_cases(folder: Path, count: int) -> list[CaseFile]:
+    """Write pairs of scans: balls of different sizes in a body, and the same ones moved, with other noise."""
+    z, y, x = np.indices((40, 48, 48)) * 3.0
+    affine = np.diag([3.0, 3.0, 3.0, 1.0])[[2, 1, 0, 3]]
+    made = []
+    for number in range(count):
+        rng, paths = np.random.default_rng([number, 2]), []
+        balls = [(rng.uniform(20, 120, 3), rng.uniform(10, 20), hu) for hu in (-800, 400, 200, -500) * 5]
+        for name, shift in (("", np.zeros(3)), ("_second", rng.uniform(-8, 8, 3))):
+            hu = np.where(((y - shift[1] - 72) / 60) ** 2 + ((x - shift[2] - 72) / 64) ** 2 < 1, 40.0, -1000.0)
+            for centre, radius, value in balls:
+                away = [a - c - s for a, c, s in zip((z, y, x), centre, shift, strict=True)]
+                hu[sum(a**2 for a in away) < radius**2] = value
+            paths.append(folder / f"r{number:04d}{name}.b2nd")
+            hu = ndimage.gaussian_filter(hu, 1.0) + rng.normal(0, 10, hu.shape)
+            volume = Volume(np.rint(hu).astype(np.int16), affine)
+            store.save(volume, paths[-1], {"key": str(number), "source": {"spacing_mm": [3.0, 3.0, 3.0]}})
+        made.append(CaseFile(f"r{number:04d}", f"r{number:04d}", *paths))
     return made

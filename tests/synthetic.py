@@ -14,9 +14,9 @@ from ctfm import tables
 from ctfm.config import Evaluate
 from ctfm.files import write_json
 from ctfm.imaging import pictures
-from ctfm.metrics import decisions
+from ctfm.metrics import centroid, decisions, localisation
 from ctfm.metrics.summary import summarise
-from ctfm.tasks import _vectors, cluster, retrieve
+from ctfm.tasks import CaseFile, _vectors, cluster, retrieve, stability
 
 LABELS = {"liver": "organs", "spleen": "organs", "aorta": "cardiac", "heart": "cardiac", "rib_left_1": "ribs"}
 LEVELS = {"ctfm": 0.03, "random": 0.0}
@@ -136,7 +136,41 @@ def frozen(root: Path, encoders=("ctfm", "random"), dataset: str = "phantoms") -
                 folder = root / "adapt" / task / encoder / "all-0/predictions"
                 tables.write(points[encoder], "points", folder / "points.parquet")
         tables.write(summary, "summary", root / "evaluate" / task / "summary.parquet")
+    return repeated(root, encoders, dataset)
+
+
+def repeated(root: Path, encoders=("ctfm", "random"), dataset: str = "phantoms", pairs: int = 9) -> Path:
+    """Write what the task ``stability`` leaves: pairs of 20 patches; the first one differs and is badly registered."""
+    settings, cases = stability.Settings(), [CaseFile(f"r{n}", f"r{n}", Path(), Path()) for n in range(pairs)]
+    parts = []
+    for number, encoder in enumerate(encoders):
+        folder = root / "adapt/test_retest" / encoder / "all-0/predictions"
+        for n, case in enumerate(cases):
+            tables.write(*_patches(case.case, number, n), folder / f"{case.case}{stability.SUFFIX}", _quality(n))
+        fixed = {"task": "test_retest", "dataset": dataset, "encoder": encoder, "shots": "all", "seed": 0}
+        rows = [{**row, **fixed, "split_hash": "a"} for row in stability.measure(settings, cases, folder)]
+        parts.append(tables.of("metrics", rows))
+        tables.write(parts[-1], "metrics", root / "evaluate/test_retest" / encoder / "all-0.parquet")
+    summary = summarise(pd.concat(parts, ignore_index=True), Evaluate(bootstrap=100))
+    tables.write(tables.of("summary", summary), "summary", root / "evaluate/test_retest/summary.parquet")
     return root
+
+
+def _patches(case: str, encoder: int, n: int) -> tuple[pd.DataFrame, str]:
+    rng, parts = np.random.default_rng([encoder, n]), []
+    for name, level in (("registered", 0.9 if n == 0 else 0.98), ("unregistered", 0.85), ("random", 0.8)):
+        cosine = np.clip(level + rng.normal(0, 0.01, 20), -1, 1)
+        columns = {"case": case, "comparison": name, "patch": range(20), "common": 1.0, "body": 0.6, "counted": True}
+        parts.append(
+            pd.DataFrame({**columns, "x_mm": 0.0, "y_mm": 0.0, "z_mm": 0.0, "cosine": cosine, "mse": 1 - cosine})
+        )
+    return pd.concat(parts), "patch_pairs"
+
+
+def _quality(n: int) -> dict:
+    found = {"ncc": 0.5 if n == 0 else 0.95, "overlap": 0.9, "overlap_back": 0.9}
+    found |= {"translation_mm": 9.0, "rotation_degrees": 2.0}
+    return {"registration": found, "sources": [{}, {}], "noise_hu": [10.0, 10.0]}
 
 
 @cache
@@ -289,3 +323,39 @@ def _tumour_rows(task: str, encoder: str, dataset: str, n: int) -> pd.DataFrame:
         rows += [{**one, "metric": metric, "value": value} for metric, value in values.items()]
     fixed = {"task": task, "dataset": dataset, "encoder": encoder, "shots": "all", "seed": 0, "split_hash": "abc"}
     return tables.of("metrics", [{**row, **fixed} for row in rows])
+
+
+def search(root: Path, encoders=("ctfm", "suprem"), *, dataset="phantoms", n=9, labels=("heart", "liver")) -> Path:
+    """Write the tables of a task of semantic search; the last target shows no organ, and two scans ask."""
+    parts = {}
+    for encoder in encoders:
+        rng, rows = np.random.default_rng(len(encoder)), []
+        for i, label in itertools.product(range(n), labels):
+            one = {"case_id": f"t{i}", "patient": f"t{i}", "label": label, "group": LABELS[label]}
+            if i == n - 1:
+                rows.append({**one, "metric": centroid.DISTANCE, "value": np.nan, "note": centroid.ABSENT})
+                continue
+            for query in ("q1", "q2"):
+                values = {centroid.DISTANCE: rng.gamma(2, len(encoder)), centroid.INSIDE: float(rng.random() < 0.5)}
+                values |= {centroid.INSIDE_PUBLISHED: 1.0}
+                rows += [{**one, "metric": m, "value": v, "note": f"query {query}"} for m, v in values.items()]
+            bounds = {centroid.FLOOR: 1.0, centroid.CHANCE: 15.0, centroid.MIDDLE: 9.0}
+            rows += [{**one, "metric": metric, "value": value, "note": ""} for metric, value in bounds.items()]
+        fixed = {"task": "organ_search", "dataset": dataset, "encoder": encoder, "shots": "all", "seed": 0}
+        parts[encoder] = tables.of("metrics", [{**row, **fixed, "split_hash": "a"} for row in rows])
+        tables.write(parts[encoder], "metrics", root / f"evaluate/organ_search/{encoder}/all-0.parquet")
+        planes = [{**plane, **fixed} for label in labels for plane in _pair(label)]
+        tables.write(tables.of("slices", planes), "slices", root / f"slices/organ_search/{encoder}/all-0.parquet")
+    made = localisation.summarise(pd.concat(parts.values(), ignore_index=True), Evaluate(bootstrap=200))
+    tables.write(tables.of("summary", made), "summary", root / "evaluate/organ_search/summary.parquet")
+    return root
+
+
+def _pair(label: str) -> list[dict]:
+    """Return the planes of a query and of a target."""
+    disc = ((np.indices((8, 9)) - 4) ** 2).sum(axis=0) < 7
+    seen = {"rows": 8, "columns": 9, "row_mm": 2.0, "column_mm": 1.0, "plane": "coronal", "label": label}
+    seen |= {"image": (40 * disc).ravel().tolist(), "truth": disc.astype(int).ravel().tolist(), "prediction": []}
+    heat = np.where(np.arange(72) < 9, np.nan, np.linspace(0, 1, 72)).tolist()
+    query = {**seen, "case_id": "q1", "patient": "q1", "heat": [], "mark": [4, 4]}
+    return [query, {**seen, "case_id": "t1", "patient": "t1", "heat": heat, "mark": [2, 7]}]

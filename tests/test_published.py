@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from decimal import ROUND_HALF_UP, Decimal
 
@@ -9,6 +10,7 @@ import pytest
 
 from ctfm import published
 from tests.conftest import ROOT
+from tests.paper_text import claims
 
 
 def test_rows_are_unique_and_intervals_hold_their_value():
@@ -20,16 +22,38 @@ def test_rows_are_unique_and_intervals_hold_their_value():
     assert ((bounded.low <= bounded.value) & (bounded.value <= bounded.high)).all()
 
 
-def test_printed_numbers_stand_in_the_text():
+def paper_numbers():
+    with (ROOT / "tests/paper_numbers.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def same(printed: str, value: float) -> bool:
+    """Return whether a value, rounded as it is printed, is the printed one; shares may be printed as percent."""
+    digits = Decimal(1).scaleb(-len(printed.partition(".")[2]))
+    written = {Decimal(str(abs(v))).quantize(digits, ROUND_HALF_UP) for v in (value, round(100 * value, 6))}
+    return Decimal(printed) in written
+
+
+def test_every_number_of_the_text_has_its_row():
+    """The list holds the numbers of the text one by one, read by rules of its own (tests/paper_text.py)."""
+    table = published.table().set_index("id")
+    numbers = paper_numbers()
+    for entry in numbers:
+        assert same(entry["number"], table.loc[entry["row"], entry["cell"]]), entry
+    printed = set(table.index[(table.source == "paper") | table.source.str.contains("quoted by the paper")])
+    said_in_words = {"totalsegmentator-spacing-y", "totalsegmentator-spacing-x", "spacing-x"}  # cubic, in-plane
+    assert printed - {entry["row"] for entry in numbers} == said_in_words
+    bounded = {
+        (row, cell) for row in printed for cell in ("low", "high") if table.loc[row, cell] == table.loc[row, cell]
+    }
+    assert bounded == {(entry["row"], entry["cell"]) for entry in numbers if entry["cell"] != "value"}
+
+
+def test_the_list_is_that_of_the_text():
     text = ROOT.parent / "shared" / "paper.txt"
     if not text.is_file():
         pytest.skip("the text of the paper is not beside this checkout")
-    words = set(re.findall(r"\d+(?:\.\d+)?", re.sub(r"(?<=\d),(?=\d{3})", "", text.read_text())))
-    table = published.table()
-    printed = table[(table.source == "paper") | table.source.str.contains("quoted")]
-    for row in printed.itertuples():
-        written = {f"{row.value:g}", f"{row.value:.3f}", f"{row.value:.2f}", f"{100 * row.value:.1f}"}
-        assert words & written, row.id
+    assert claims(text.read_text()) == [entry["number"] for entry in paper_numbers()]
 
 
 def test_longer_numbers_stand_in_the_text_with_three_digits():

@@ -82,6 +82,7 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
 
 def test_forms_are_found_by_their_file_names(tmp_path):
     write(write_tables(tmp_path / "in") / "Any_combined_predictions.csv")
+    write(tmp_path / "in/semantic_distances_Model_type.ct_fm.csv")
     assert list(find(tmp_path / "in")) == list(published_tables.FORMS)
     with pytest.raises(UserError, match=r"\*_organ_scores.csv"):
         find(tmp_path)

@@ -67,6 +67,7 @@ def test_cases_left_out_keep_their_reason_and_unknown_ones_are_told(tmp_path, ca
 
 def test_kinds_of_examination_can_be_chosen():
     found = assigned(cases("train", "train", "val", "test"), study_types=("ct thorax",))
+    assert assigned(cases("train", "train", "val", "test"), study_types=("*thor*",)) == found
     assert found == {"c0": ("", "study_type"), "c1": ("train", ""), "c2": ("", "study_type"), "c3": ("test", "")}
 
 

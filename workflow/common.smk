@@ -1,10 +1,11 @@
 # The typed configuration, the specs of jobs, wildcard constraints and resource helpers. No rules here.
 import json
 import re
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from ctfm import provenance
+from ctfm import plugins, provenance
 from ctfm.errors import UserError
 from ctfm.files import check_writable
 from ctfm.spec import check, encoder_names, give_environment, spec
@@ -66,6 +67,11 @@ def plugins_of(stage, wildcards):
     return [f"figures.{wildcards.figure}"] if stage == "figures" else []
 
 
+def figure_text(wildcards):
+    """What a figure's file says of itself: the caption in Snakemake's own report."""
+    return plugins.docstring("figures", wildcards.figure)
+
+
 def again(times):
     """How often a failed job is tried again: as a new job, never inside of a cluster's job, whose memory stays."""
     return times if workflow.is_main_process else 0
@@ -104,6 +110,12 @@ def fetched_or_nothing(wildcards):
         n for n, entry in cfg.datasets.items() if entry.fetch and entry.root == root
     ]
     return [f"{O}/datasets/{name}/source.json" for name in names[:1]]
+
+
+def volumes_or_nothing(wildcards):
+    """The corpus whose prepared volumes are a data set's root, if they are."""
+    root = Path(cfg.datasets[wildcards.dataset].root)
+    return [file for file in VOLUMES if Path(file).parent == root]
 
 
 def own_lists(wildcards):
@@ -207,11 +219,11 @@ SLICES = [
 ]
 SUMMARIES = [f"{O}/evaluate/{task}/summary.parquet" for task in cfg.tasks]
 CASES = [f"{O}/datasets/{dataset}/cases.parquet" for dataset in cfg.datasets]
+FUNNELS = [f"{O}/select/{corpus}/funnel.parquet" for corpus in cfg.corpora]
+HISTORIES = [f"{O}/encoders/{encoder}/metrics.csv" for encoder in cfg.pretrain]
 # Those that the published tables hold data for.
-PUBLISHED_FIGURES = ["fig2", "ed1", "fig4"]
-FIGURES = [
-    f"{O}/report/figures/{figure}.png" for figure in cfg.report.figures.ids if cfg.tasks
-]
+PUBLISHED_FIGURES = ["fig2", "ed1", "fig4", "fig6"]
+FIGURES = [f"{O}/report/figures/{figure}.png" for figure in cfg.report.figures.ids]
 
 
 if workflow.is_main_process:

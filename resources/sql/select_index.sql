@@ -12,16 +12,16 @@ WITH told AS (
       coalesce(TRY_CAST(headers_known AS BOOLEAN), false) AS headers_known
     ),
     -- The slice thickness in mm that a column tells, or the description of the series.
-    --   nlst:        fields separated by commas; the seventh is the thickness
+    --   nlst:        fields separated by commas; the seventh is the thickness, 999 where it is unknown
     --   phantom_fda: 'SliceTh-0.75'
-    --   others:      '5.0 mm', or the style 'Thorax 1.5 B31f'
+    --   others:      '5.0 mm', '.625mm', '0,6 MM', or the style 'Thorax 1.5 B31f'
     nullif(coalesce(
       TRY_CAST(SliceThickness AS DOUBLE),
       CASE collection_id
-        WHEN 'nlst' THEN TRY_CAST(split_part(SeriesDescription, ',', 7) AS DOUBLE)
+        WHEN 'nlst' THEN nullif(TRY_CAST(split_part(SeriesDescription, ',', 7) AS DOUBLE), 999)
         WHEN 'phantom_fda' THEN TRY_CAST(regexp_extract(SeriesDescription, 'SliceTh-([0-9.]+)', 1) AS DOUBLE)
         ELSE coalesce(
-          TRY_CAST(regexp_extract(lower(SeriesDescription), '(\d+(?:[.]\d+)?)\s*mm', 1) AS DOUBLE),
+          TRY_CAST(replace(regexp_extract(lower(SeriesDescription), '(\d*[.,]?\d+)\s*mm', 1), ',', '.') AS DOUBLE),
           TRY_CAST(regexp_extract(SeriesDescription, '\s(\d+[.]\d+)\s+[A-Z]\d\d[a-z]', 1) AS DOUBLE)
         )
       END

@@ -15,6 +15,7 @@ from ctfm.options import PAPER_AUGMENT, Augment, Criteria, Embed, Millimetres, S
 from ctfm.options import SEGMENTATION_AUGMENT as SEGMENTATION_AUGMENT
 from ctfm.options import Finetuning as Finetuning  # for plug-ins
 from ctfm.options import Objective as Objective
+from ctfm.options import Occlusion as Occlusion
 from ctfm.options import Patches as Patches
 from ctfm.options import Range as Range
 
@@ -24,8 +25,8 @@ VERSIONS = {
     "phantom": 1,
     "select": 1,
     "plan": 1,
-    "prepare": 3,
-    "datasets": 4,
+    "prepare": 4,
+    "datasets": 5,
     "pretrain": 1,
     "probe": 2,
     "probe-check": 1,
@@ -131,7 +132,7 @@ class Dataset(Strict):
     exclude: str | None = Field(
         None, description="cases to leave out: resources/exclude/<kind>_<exclude>.csv, or the path of your own .csv"
     )
-    study_types: tuple[str, ...] = Field((), description="kinds of examination to keep; empty: all")
+    study_types: tuple[str, ...] = Field((), description="kinds of examination to keep, * for anything; empty: all")
     spacing_mm: Millimetres | None = Field((1.5, 1.5, 1.5), description="(z, y, x) of stored cases, mm; null: as it is")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 Millimetres = tuple[float, float, float]
 Voxels = tuple[int, int, int]
@@ -71,6 +71,24 @@ class Embed(Patches):
     pool: Literal["avg", "max", "min"] = Field("avg", description="how the feature map of a patch becomes a vector")
     over_patches: Literal["mean", "max", "min"] = Field("mean", description="how the patches of a scan become one")
     organs: bool = Field(False, description="write the mean over each organ's voxels too, from the label maps")
+
+
+class Occlusion(Strict):
+    """How blocks of a scan are occluded. Defaults: the paper's; what it leaves open is as in the published run."""
+
+    block: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
+        (8, 8, 8), description="voxels (z, y, x) occluded at once; published run: 10, 10, 10"
+    )
+    overlap: float = Field(0.25, ge=0, lt=1, description="overlap of the blocks; 0 is more than twice as fast")
+    mode: Literal["hard", "gaussian"] = Field(
+        "hard",
+        description="hard: the block is filled; gaussian: it fades out, and embeddings are blended, as published",
+    )
+    fill: float = Field(0.0, description="what a hard block is filled with; 0: the lower end of the HU window")
+    spacing_mm: Millimetres = Field((3.0, 3.0, 3.0), description="spacing (z, y, x) of the scan as it is embedded, mm")
+    crop: Crop = Field(
+        "body", description="body: the box of what is above -500 HU; published: above 0 HU; volume: all of the scan"
+    )
 
 
 class Augment(Strict):

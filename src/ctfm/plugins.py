@@ -55,6 +55,11 @@ def settings(kind: str, name: str) -> type[config.Strict]:
     return scope["Settings"]
 
 
+def docstring(kind: str, name: str) -> str:
+    """Return what a plug-in's file says of itself, without importing the plug-in."""
+    return ast.get_docstring(ast.parse(path(kind, name).read_text(encoding="utf-8"))) or ""
+
+
 def constant(kind: str, name: str, variable: str, default: str) -> str:
     """Return a text that a plug-in's file gives to a variable, without importing the plug-in."""
     for node in ast.parse(path(kind, name).read_text()).body:

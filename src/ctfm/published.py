@@ -12,6 +12,7 @@ from ctfm import resources
 
 OURS = ("ctfm", "random", "suprem")  # the paper's own arms; the others are quoted from elsewhere
 KEY = ["encoder", "reference", "shots", "group", "metric"]
+RECIPE = ("data", "setting")  # tasks of the rows that tell how it was done: nothing that was measured
 OTHER_DATA = "not comparable with the paper: other data"
 
 
@@ -31,6 +32,7 @@ def comparable(dataset: str, cases: int) -> pd.DataFrame:
         cases: number of its test cases.
     """
     paper = table()
+    paper = paper[~paper.task.isin(RECIPE)]
     return paper[(paper.dataset == dataset) & (paper.n.isna() | (paper.n == cases))]
 
 

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ctfm import published, resources, tables
+from ctfm import published, published_distances, resources, tables
 from ctfm.config import Evaluate
 from ctfm.errors import UserError, nearest
-from ctfm.metrics import decisions
+from ctfm.metrics import decisions, localisation
 from ctfm.metrics.summary import OURS, QUOTED, summarise
 
 ORGAN_COLUMNS = {"model": ("model", "arm"), "organ": ("organ", "structure", "label", "class"), "dice": ("dice",)}
@@ -96,11 +96,43 @@ def predictions(files: Sequence[Path], _cases: int) -> Imported:
     return Imported("head_triage", pd.concat(parts, ignore_index=True), tables.of("summary", made))
 
 
+def distances(files: Sequence[Path], _cases: int) -> Imported:
+    """Read tables of the distances that semantic search leaves (``ctfm.published_distances``), of one model each.
+
+    Args:
+        files: CSV files, one for each model, which their names tell.
+
+    Raises:
+        UserError: a table lacks a column, or has wrong values or a scan twice, or two are of one model.
+    """
+    parts: dict[str, pd.DataFrame] = {}
+    for path in files:
+        model = published_distances.model(path)
+        name = BASELINE.get(model.lower(), arm(model))
+        if name in parts:
+            raise UserError(f"{path}: another table is of this model ('{name}') too; keep one")
+        parts[name] = tables.of("metrics", published_distances.rows(path, _distance_table(path), name))
+    metrics = pd.concat(parts.values(), ignore_index=True)
+    made = localisation.summarise(metrics, Evaluate())
+    for row in made:
+        if row["metric"] == localisation.DISTANCE and row["method"] != QUOTED and not row["reference"]:
+            row["note"] = "; ".join(filter(None, [row["note"], published_distances.told(metrics, row["encoder"])]))
+    return Imported(published_distances.TASK, metrics, tables.of("summary", made))
+
+
 # Which function reads which files. More forms were published: results of retrieval.
 FORMS: dict[str, Callable[[Sequence[Path], int], Imported]] = {
     "*_organ_scores.csv": organ_scores,
     f"*{PREDICTIONS}": predictions,
+    "*[Ss]emantic_[Dd]istance*.csv": distances,
 }
+
+
+def _distance_table(path: Path) -> pd.DataFrame:
+    """Return the columns that are read, named as published; ``inside_label`` need not be there."""
+    table = _csv(path)
+    wanted = {_column(path, table, name, (name,)): name for name in (published_distances.SCAN, published_distances.CM)}
+    return table.rename(columns=wanted | {c: published_distances.IN for c in table if str(c).lower() == "inside_label"})
 
 
 def _prediction_rows(path: Path) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import csv
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def _left_out(cases: Sequence[Case], settings: Dataset) -> dict[str, tuple[str, 
 
 
 def _unsuitable(case: Case, settings: Dataset) -> tuple[str, str] | None:
-    if settings.study_types and case.study not in settings.study_types:
+    if settings.study_types and not any(fnmatchcase(case.study, kind) for kind in settings.study_types):
         return "study_type", f"'{case.study}' is none of the study types asked for"
     if case.split not in SPLITS:
         return "not_in_split", f"split '{settings.split}' does not list it"

@@ -100,6 +100,40 @@ SCHEMAS = {
     ),
     # adapt/<task>/<encoder>/<shots>-<seed>/predictions/points.parquet: scans placed on a plane
     "points": pa.schema({"case": TEXT, "label": TEXT, "perplexity": REAL, "x": REAL, "y": REAL}),
+    # adapt/<task>/<encoder>/<shots>-<seed>/predictions/<case>.parquet: where a target looks most like each query
+    "matches": pa.schema(
+        {
+            "query": TEXT,  # the scan that asks
+            "label": TEXT,  # the organ it asks for
+            "similarity": REAL,  # cosine
+            "l_mm": REAL,  # centre of the patch, LPS mm
+            "p_mm": REAL,
+            "s_mm": REAL,
+            "similarities": REALS,  # of all patches, in the order of the grid; of what figures show alone
+        }
+    ),
+    # adapt/<task>/<encoder>/<shots>-<seed>/predictions/<pair>.patches.parquet: the patches of a repeated scan
+    "patch_pairs": pa.schema(
+        {
+            "case": TEXT,
+            "comparison": TEXT,  # registered, unregistered; random: another person, middle on middle
+            "patch": INT,
+            "x_mm": REAL,  # centre, LPS, of the first scan
+            "y_mm": REAL,
+            "z_mm": REAL,
+            "common": REAL,  # share of the patch that the second scan shows
+            "body": REAL,  # share of the patch that is above -500 HU in the first scan
+            "counted": pa.bool_(),  # both are enough
+            "cosine": REAL,
+            "mse": REAL,
+        }
+    ),
+    # adapt/<task>/<encoder>/<shots>-<seed>/predictions/components.parquet: patches of scans, as colours
+    "components": pa.schema(
+        {"case": TEXT, "patch": INT, "left_mm": REAL, "posterior_mm": REAL, "superior_mm": REAL}  # its centre
+        | {"component_1": REAL, "component_2": REAL, "component_3": REAL, "foreground": pa.bool_()}
+        | {"lightness": REAL, "a": REAL, "b": REAL}  # CIELAB; null in the background
+    ),
     # probe/<encoder>/
     "scores": pa.schema(
         {
@@ -187,6 +221,8 @@ SCHEMAS = {
             "image": INTS,  # HU, row by row, as shown by custom (ctfm.imaging.pictures.planes)
             "truth": INTS,  # 1 within the label
             "prediction": INTS,
+            "heat": REALS,  # what is laid over the image instead of a prediction; NaN: nothing
+            "mark": INTS,  # row and column of a point
         }
     ),
     # evaluate/<task>/summary.parquet

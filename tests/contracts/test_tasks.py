@@ -15,17 +15,22 @@ from ctfm.imaging import store, tiles
 from ctfm.imaging.volume import Volume, read_image, write_nifti
 from ctfm.tasks import _classifier, _measure, _model, _overlay, segment, triage
 from ctfm.training import checkpoints
-from tests.makers import cohort_cases, found_cases, random_encoder, stored_cases
+from tests.makers import cohort_cases, found_cases, random_encoder, repeated_cases, stored_cases
 
 SMALL = {
     "segment": {"patch": (16, 32, 32), "epochs": 2, "batch": 2, "overlap": 0.25, "validate_every": 1},
     "triage": {"patch": (16, 16, 16), "epochs": 2, "batch": 2},
     "retrieve": {"patch": (16, 32, 32), "overlap": 0.0},
     "cluster": {"patch": (16, 32, 32), "overlap": 0.0, "perplexities": (2.0,)},
+    "search": {"patch": (16, 16, 16), "overlap": 0.5, "spacing_mm": (2, 2, 2), "shown": ("liver",)},
+    "stability": {"patch": (16, 64, 64)},
 }
+SMALL["pca"] = {"patch": (8, 16, 16), "overlap": 0.5, "crop": "volume"}
+SMALL["saliency"] = {"overlap": 0.0, "spacing_mm": (4, 4, 4), "scans": 2}
 SMALL["tumour"] = {**SMALL["segment"], "tumour": "spleen", "spacing_mm": (4, 2, 2)}
 # What a kind of task learns from, and how many; others: scans with label maps.
 MADE = {"triage": (found_cases, 3), "retrieve": (cohort_cases, 6), "cluster": (cohort_cases, 6)}
+MADE["stability"] = (repeated_cases, 3)
 ROW = {"case_id", "patient", "label", "group", "metric", "value", "note"}
 
 

@@ -1,6 +1,6 @@
 """A stand-in for BigQuery on this machine: its REST calls for queries, carried out by DuckDB on the synthetic tables.
 
-It knows jobs.insert (and dry runs), jobs.get and jobs.getQueryResults in pages, holds jobs to maximumBytesBilled, and
+It knows jobs.query (and dry runs), jobs.get and jobs.getQueryResults in pages, holds jobs to maximumBytesBilled, and
 can be told to refuse.
 """
 
@@ -34,6 +34,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[dict[str, Any]] = []
         self.jobs: dict[str, dict[str, Any]] = {}
         self.results: dict[str, dict[str, Any]] = {}
         self.headers: list[dict[str, str]] = []
@@ -52,9 +53,8 @@ class Server(ThreadingHTTPServer):
             self.tables.execute(f'CREATE TABLE "bigquery-public-data".idc_v{release}.dicom_all AS FROM loaded')
 
     def configurations(self, *, dry: bool) -> list[dict[str, Any]]:
-        """Return what jobs were asked for."""
-        asked = [job["configuration"] for job in self.jobs.values()]
-        return [one for one in asked if bool(one.get("dryRun")) == dry]
+        """Return what was asked for."""
+        return [asked for asked in self.asked if bool(asked.get("dryRun")) == dry]
 
     def execute(self, sql: str) -> dict[str, Any]:
         with self.lock:
@@ -85,7 +85,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self._answer(lambda project, parts: self._insert(project, body))
+        self._answer(lambda project, parts: self._query(project, parts, body))
 
     def do_GET(self) -> None:
         self._answer(self._get)
@@ -108,48 +108,51 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def _insert(self, project: str, body: dict[str, Any]) -> dict[str, Any]:
-        server, asked = self.server, body["configuration"]
-        name = body["jobReference"]["jobId"]
-        limit = asked["query"].get("maximumBytesBilled")
-        processed = server.bytes_processed
+    def _query(self, project: str, parts: list[str], asked: dict[str, Any]) -> dict[str, Any]:
+        server = self.server
+        assert parts == ["queries"], parts
+        server.asked.append(asked | {"project": project})
+        limit, processed = asked.get("maximumBytesBilled"), server.bytes_processed
         if limit is not None and processed > int(limit):
             raise Refused(400, "bytesBilledLimitExceeded", f"Query exceeded limit for bytes billed: {limit}")
-        if not asked.get("dryRun"):
-            server.results[name] = server.execute(asked["query"]["query"])
-        billed = 0 if server.cached else processed
+        found = {"kind": "bigquery#queryResponse", "totalBytesProcessed": str(processed), "jobComplete": True}
+        if asked.get("dryRun"):  # no job is made
+            return found | {"jobReference": {"projectId": project, "location": "US"}}
+        name = asked["requestId"]
+        server.results[name] = server.execute(asked["query"])
+        statistics = {
+            "statementType": "SELECT",
+            "totalBytesProcessed": str(processed),
+            "totalBytesBilled": "0" if server.cached else str(processed),
+        }
         server.jobs[name] = {
             "kind": "bigquery#job",
             "jobReference": {"projectId": project, "jobId": name, "location": "US"},
-            "configuration": asked,
+            "configuration": {"query": {"query": asked["query"]}},
             "status": {"state": "DONE"},
-            "statistics": {
-                "totalBytesProcessed": str(processed),
-                "query": {
-                    "statementType": "SELECT",
-                    "totalBytesProcessed": str(processed),
-                    "totalBytesBilled": str(billed),
-                },
-            },
+            "statistics": {"totalBytesProcessed": str(processed), "query": statistics},
         }
-        return server.jobs[name]
+        return found | self._page(name, 0, server.page_rows)
 
     def _get(self, project: str, parts: list[str]) -> dict[str, Any]:
         server, (kind, name) = self.server, parts
         if kind == "jobs":
             return server.jobs[name]
         asked = parse_qs(urlparse(self.path).query)
-        result, first = server.results[name], int(asked.get("pageToken", ["0"])[0])
-        count = min(int(asked.get("maxResults", [server.page_rows])[0]), server.page_rows)
+        first, rows = (int(asked.get(key, [value])[0]) for key, value in (("pageToken", 0), ("maxResults", 10**6)))
+        return self._page(name, first, min(rows, server.page_rows))
+
+    def _page(self, name: str, first: int, count: int) -> dict[str, Any]:
+        result = self.server.results[name]
         answer = {
-            "jobReference": server.jobs[name]["jobReference"],
+            "jobReference": self.server.jobs[name]["jobReference"],
             "jobComplete": True,
             "schema": result["schema"],
             "totalRows": str(len(result["rows"])),
             "rows": result["rows"][first : first + count],
         }
         if count:
-            server.pages += 1
+            self.server.pages += 1
         if first + count < len(result["rows"]):
             answer["pageToken"] = str(first + count)
         return answer

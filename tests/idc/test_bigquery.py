@@ -70,11 +70,10 @@ def test_dry_runs_come_first_and_jobs_are_guarded(
     with caplog.at_level(logging.INFO):
         bigquery.run([ROWS, COUNT], Select(bigquery_limit_gigabytes=7))
     assert "will bill 2.00 GB on BigQuery (select.bigquery_limit_gigabytes: 7)" in caplog.messages[0]
-    kinds = [bool(job["configuration"].get("dryRun")) for job in server.jobs.values()]
-    assert kinds == [True, True, False, False]
-    guards = [int(job["query"]["maximumBytesBilled"]) for job in server.configurations(dry=False)]
+    assert [bool(asked.get("dryRun")) for asked in server.asked] == [True, True, False, False]
+    guards = [int(asked["maximumBytesBilled"]) for asked in server.configurations(dry=False)]
     assert guards == [7 * GB, 6 * GB]  # what the first one billed is no longer there for the second
-    assert {job["jobReference"]["projectId"] for job in server.jobs.values()} == {"who-pays"}
+    assert {asked["project"] for asked in server.asked} == {"who-pays"}
 
 
 def test_an_emulator_gets_no_credentials(server: bigquery_server.Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +95,7 @@ def test_too_much_is_asked_about(server: bigquery_server.Server, terminal: list[
     _, facts = bigquery.run([ROWS, COUNT], Select(bigquery_limit_gigabytes=1.5))
     assert len(terminal) == 1 and "2.00 GB" in terminal[0]
     assert facts["bytes_billed"] == 2 * GB
-    guards = [int(job["query"]["maximumBytesBilled"]) for job in server.configurations(dry=False)]
+    guards = [int(asked["maximumBytesBilled"]) for asked in server.configurations(dry=False)]
     assert 2 * GB < guards[0] < 2.1 * GB  # what was agreed to, and no more
 
 

@@ -222,7 +222,7 @@ def test_bigquery_gives_the_same_rows(
         monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "who-pays")
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         there = paper_query.run(Corpus(releases=releases), Select(backend="bigquery"), "corpora.mine")
-        sent = [job["query"]["query"] for job in server.configurations(dry=False)]
+        sent = [asked["query"] for asked in server.configurations(dry=False)]
     pd.testing.assert_frame_equal(there.frame, here.frame)
     assert there.funnel == here.funnel
     assert there.facts["sql_sha256"] == here.facts["sql_sha256"]

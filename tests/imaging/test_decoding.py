@@ -43,7 +43,7 @@ def stored(
     high: int | None = None,
     rubbish: bool = True,
 ) -> maker.Change:
-    """Store the pixels otherwise: width, sign, rescale and highest bit; unused bits hold rubbish, or signs."""
+    """Store the pixels otherwise: width, sign, rescale and highest bit; unused bits above hold rubbish, or signs."""
 
     def change(file: pydicom.Dataset, i: int) -> None:
         values = np.rint((HU[i].astype(float) - intercept) / slope).astype(np.int64)
@@ -53,7 +53,8 @@ def stored(
         used = ((1 << bits) - 1) << shift
         whole = values << shift
         if rubbish:
-            whole = (whole & used) | (np.random.default_rng(i).integers(0, 2**62, values.shape) & ~used)
+            above = ~((1 << (file.HighBit + 1)) - 1)
+            whole = (whole & used) | (np.random.default_rng(i).integers(0, 2**62, values.shape) & above)
         file.PixelData = (whole & ((1 << allocated) - 1)).astype(f"<u{allocated // 8}").tobytes()
         file.RescaleSlope, file.RescaleIntercept = slope, intercept
 

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from ctfm.config import Criteria, Prepare
 from ctfm.errors import Quarantine
-from ctfm.imaging import criteria, dicom
+from ctfm.imaging import consistency, criteria, dicom
 from ctfm.imaging.volume import Volume, from_sitk, orient
 from tests.imaging import dicom_maker as maker
 
@@ -261,7 +261,11 @@ FAULTS = {
         setting(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
         sometimes(0, ImageType=["DERIVED", "LOCALIZER"]),
     ],
-    "derived": [setting(SOPClassUID="1.2.840.10008.5.1.4.1.1.7"), setting(SamplesPerPixel=3)],
+    "derived": [
+        setting(SOPClassUID="1.2.840.10008.5.1.4.1.1.7"),
+        setting(SamplesPerPixel=3),
+        setting(PhotometricInterpretation="RGB"),
+    ],
     "multiframe": [setting(SOPClassUID="1.2.840.10008.5.1.4.1.1.2.1"), setting(NumberOfFrames=2)],
     "truncated": [sometimes(7, PixelData=None), sometimes(7, PixelData=b"\0" * 100)],
     "mixed_series": [sometimes(5, SeriesInstanceUID="1.2.3")],
@@ -329,7 +333,9 @@ def test_faults_of_files(tmp_path: Path) -> None:
 
 def test_every_reason_is_known_and_tested() -> None:
     text = Path(__file__).read_text()
-    assert all(f'"{code}"' in text for code in dicom.CODES)
+    assert all(f'"{code}"' in text for code in dicom.CODES if code not in consistency.CODES)
+    text = Path(__file__).with_name("test_consistency.py").read_text()
+    assert all(f'"{code}: ' in text for code in consistency.CODES)
     assert all(f'"{code}"' in Path(__file__).with_name("test_criteria.py").read_text() for code in criteria.CODES)
 
 

@@ -156,6 +156,12 @@ def test_cut_files(tmp_path: Path) -> None:
     assert headers.read(cut(one(tmp_path), whole - 108)).offset is None
 
 
+def test_a_damaged_transfer_syntax_is_no_error_of_ours(tmp_path: Path) -> None:
+    path = one(tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840\\10008.1.2.1\0"))
+    assert not headers.read(path).plain
+
+
 def test_encapsulated_pixels_end_with_a_delimiter(tmp_path: Path) -> None:
     def write() -> Path:
         path = one(tmp_path, uid.RLELossless)

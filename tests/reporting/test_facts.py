@@ -7,6 +7,7 @@ import math
 import pytest
 
 from ctfm.errors import UserError
+from ctfm.figures._results import Results
 from ctfm.reporting import facts
 from tests import synthetic
 
@@ -54,4 +55,4 @@ def test_a_damaged_history_is_named(tmp_path):
     path.parent.mkdir(parents=True)
     path.write_text("")
     with pytest.raises(UserError, match=r"metrics\.csv.*ctfm pretrain"):
-        facts.histories(tmp_path)
+        assert Results(tmp_path).histories

@@ -99,5 +99,19 @@ def test_tumours_are_told_alone_beside_the_papers_tumours(tmp_path):
     assert {line[6] for line in task["main"].rows} == {"0.6090", "0.5320"}  # the paper's Dice of the tumour
     assert {line[1] for line in task["groups"].rows} == {"all"}
     assert {line[0] for line in task["others"].rows} >= {"asd", "missed", "false positive ml"}
-    assert {line[1] for line in task["quoted"].rows} == {"asd", "dice"}
-    assert "yes" in {line[4] for line in task["quoted"].rows}
+    assert any("cases without prediction dropped" in reason for reason in task["not_comparable"])
+
+
+def test_tasks_of_kinds_that_this_page_does_not_know_are_told_all_the_same(tmp_path):
+    fixed = {"task": "anything", "dataset": "phantoms", "encoder": "ctfm", "reference": "", "shots": "all"}
+    fixed |= {"method": "ours", "seeds": 1, "seed_estimates": []}
+    rows = [
+        {**fixed, "group": "heart", "metric": "centroid_distance_cm", "estimate": 3.5, "low": 3.0, "high": 4.0, "n": 9},
+        {**fixed, "group": "heart", "metric": "inside", "estimate": 0.5, "n": None},
+        {**fixed, "group": "spine", "metric": "inside", "estimate": 0.25, "n": None},
+    ]
+    tables.write(tables.of("summary", rows), "summary", tmp_path / "evaluate/anything/summary.parquet")
+    (task,) = outcomes.tasks(tmp_path)
+    assert task["metric"] == "Centroid distance cm" and not task["macro"] and task["n"] == 9
+    assert task["main"].rows[0][3].replace(NARROW, " ") == "3.5000 (3.0000 to 4.0000)"
+    assert [line[:2] for line in task["others"].rows] == [["inside", "heart"], ["inside", "spine"]]

@@ -120,7 +120,7 @@ def test_no_interval_is_made_up(tmp_path):
 
 def test_the_figure_is_drawn_from_them(tmp_path):
     imported(write_tables(tmp_path / "in"), tmp_path / "out")
-    report.figures(figure="fig2", results=tmp_path / "out", out=tmp_path / "figures", spec=FIGURES)
+    report.figures(figure=["fig2"], results=tmp_path / "out", out=tmp_path / "figures", spec=FIGURES)
     drawn = pd.read_csv(tmp_path / "figures/fig2.csv")
     (row,) = drawn[(drawn.panel == "b") & (drawn.encoder == "ctfm") & (drawn.method == "ours")].itertuples()
     assert row.estimate == pytest.approx(0.85)

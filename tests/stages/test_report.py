@@ -117,13 +117,13 @@ def test_edited_code_is_named_at_the_top(tmp_path):
 
 def test_figures_writes_three_files(tmp_path):
     root = synthetic.run(tmp_path)
-    stage.figures(figure="fig2", results=root, out=tmp_path / "out", spec=FIGURES)
+    stage.figures(figure=["fig2"], results=root, out=tmp_path / "out", spec=FIGURES)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["fig2.csv", "fig2.png", "fig2.svg"]
 
 
 def test_unknown_figures_and_missing_results_are_named(tmp_path):
     with pytest.raises(UserError, match="no figures plug-in called 'fig22'; did you mean 'fig2'"):
-        stage.figures(figure="fig22", results=tmp_path, out=tmp_path, spec=FIGURES)
+        stage.figures(figure=["fig22"], results=tmp_path, out=tmp_path, spec=FIGURES)
     with pytest.raises(UserError, match="outdir"):
         stage.report(results=tmp_path / "no", out=tmp_path / "r.html", spec=REPORT)
 

@@ -27,7 +27,7 @@ class Toy(lightning.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, torch.Tensor]:
         x = batch["x"]
-        noise = torch.rand(1, generator=seeds.torch_generator("cpu", 0, self.global_step))
+        noise = torch.rand(1, generator=seeds.torch_generator("cpu", 0, self.global_step)).to(x.device)
         loss = (self.net(x) - x.sum(1, keepdim=True) + noise).square().mean()
         return {"loss": loss, "spread": x.std()}
 

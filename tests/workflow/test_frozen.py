@@ -11,14 +11,22 @@ pytestmark = pytest.mark.workflow
 SMALL = {"init_filters": 4, "blocks_down": [1, 1, 1, 1, 1]}
 OVERLAY = {
     "phantom": {"series": 1, "broken": 0, "slices": 16, "matrix": 32, "cases": 4, "layouts": ["organmnist3d"]},
-    "corpora": {"phantom": None},
+    "corpora": {"phantom": None, "rider_phantom": None},
     "datasets": dict.fromkeys(
-        ("totalsegmentator_phantom", "liver_phantom", "sinoct_phantom", "cq500_phantom", "mir3d_phantom")
+        (
+            "totalsegmentator_phantom",
+            "liver_phantom",
+            "sinoct_phantom",
+            "cq500_phantom",
+            "mir3d_phantom",
+            "rider_phantom",
+        )
     ),
     "pretrain": dict.fromkeys(("ctfm", "simclr_cross", "simsiam", "vicreg")),
     "encoders": {"random": {"options": SMALL}, "other": {"seed": 1, "options": SMALL}, "suprem": None},
     "tasks": {
         **dict.fromkeys(("wholebody", "liver_tumour", "head_triage", "lesion_retrieval")),
+        **dict.fromkeys(("organ_search", "test_retest", "components", "saliency")),
         "organ_retrieval": {"encoders": ["random", "other"], "options": {"depths": [3]}},
         "anatomy": {"encoders": ["random"], "options": {"perplexities": [5]}},
     },

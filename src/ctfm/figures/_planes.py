@@ -38,13 +38,11 @@ def first(results: Results) -> pd.DataFrame:
 
 def nothing(settings: Figures, what: str) -> tuple[Figure, pd.DataFrame]:
     """Return a figure that says what is missing and how to make it."""
-    figure = style.blank(settings, 0.35)
     text = (
         f"{what} needs a task of the kind 'cluster' (adapt/<task>/…/predictions/points.parquet), and there is none\n"
-        "in this run. Add one to tasks, then make it with 'snakemake evaluate', or with 'ctfm adapt' and 'evaluate'."
+        "in this run. Add one to tasks."
     )
-    style.message(figure.subplots(), text)
-    return figure, pd.DataFrame(columns=COLUMNS)
+    return style.nothing(settings, text, "snakemake evaluate"), pd.DataFrame(columns=COLUMNS)
 
 
 def looks(labels: pd.Series) -> dict[str, style.Look]:

@@ -22,10 +22,9 @@ BY_COHORT = "_by_cohort"
 NAMES = {"precision": "P", "hit_rate": "HR", "f1": "F1", "average_precision": "AP"}
 COLUMNS = ["panel", "task", "dataset", "encoder", "group", "metric", "method"]
 COLUMNS += ["estimate", "low", "high", "n", "paper", "note"]
-COMMAND = (
-    "needs a task of the kind 'retrieve' with its summary (evaluate/<task>/summary.parquet), and there is\n"
-    "none in this run. Add one to tasks, then make it with 'snakemake evaluate', or with 'ctfm adapt', 'evaluate' and\n"
-    "'summary'."
+NEEDS = (
+    "needs a task of the kind 'retrieve' with its summary (evaluate/<task>/summary.parquet), and there is none\n"
+    "in this run. Add one to tasks."
 )
 
 
@@ -78,15 +77,15 @@ def _view(rows: pd.DataFrame) -> View:
 
 def nothing(settings: Figures, what: str) -> tuple[Figure, pd.DataFrame]:
     """Return a figure that says what is missing and how to make it."""
-    figure = style.blank(settings, 0.35)
-    style.message(figure.subplots(), f"{what} {COMMAND}")
-    return figure, pd.DataFrame(columns=COLUMNS)
+    return style.nothing(settings, f"{what} {NEEDS}", "snakemake evaluate"), pd.DataFrame(columns=COLUMNS)
 
 
 def missing(axes: Axes, letter: str, title: str, kind: str) -> pd.DataFrame:
     """Say in a panel which data set would fill it; return no rows."""
     style.heading(axes, letter, title)
-    style.message(axes, f"No task of the kind 'retrieve' on a data set\nsuch as '{kind}' in this run.")
+    style.missing(
+        axes, f"No task of the kind 'retrieve' on a data set\nsuch as '{kind}' in this run.", "snakemake evaluate"
+    )
     return pd.DataFrame(columns=COLUMNS)
 
 

@@ -90,16 +90,13 @@ def _references(rows: pd.DataFrame) -> list[str]:
     return sorted(counts.index, key=lambda name: (-counts[name], name))
 
 
-def nothing(results: Results, settings: Figures, what: str) -> tuple[Figure, pd.DataFrame]:
+def nothing(settings: Figures, what: str) -> tuple[Figure, pd.DataFrame]:
     """Return a figure that says what is missing and how to make it."""
-    figure = style.blank(settings, 0.35)
     text = (
         f"{what} needs a segmentation task with its summary (evaluate/<task>/summary.parquet),\n"
-        f"and there is none with '{METRIC}' in this run. Add an entry of kind 'segment' to tasks,\n"
-        "then make it with 'snakemake evaluate', or with 'ctfm summary'."
+        f"and there is none with '{METRIC}' in this run. Add an entry of kind 'segment' to tasks."
     )
-    style.message(figure.subplots(), text)
-    return figure, pd.DataFrame(columns=COLUMNS)
+    return style.nothing(settings, text, "snakemake evaluate"), pd.DataFrame(columns=COLUMNS)
 
 
 def joined(panels: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -202,7 +199,8 @@ def sure(rows: pd.DataFrame) -> pd.Series:
 def no_reference(axes: Axes, letter: str, title: str) -> None:
     """Say in a panel of comparisons that nothing was there to compare with."""
     style.heading(axes, letter, title)
-    style.message(axes, "No reference encoder among those evaluated.\nName one under evaluate.references.")
+    what = "No reference encoder among those evaluated.\nName one under evaluate.references."
+    style.missing(axes, what, "snakemake evaluate")
 
 
 def legend(figure: Figure, view: View, extra: dict[str, style.Look], *, seeds: bool = True) -> None:

@@ -16,6 +16,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
 from ctfm.config import Figures
@@ -25,6 +26,7 @@ MM_PER_INCH = 25.4
 # Okabe and Ito's palette; grey is kept for the reference encoder.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 MARKERS = ("o", "s", "^", "v", "P", "X")
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 GREY, INK, PALE = "#7F7F7F", "#222222", "#DDDDDD"
 PAPER_COLOUR, PAPER_MARKER = "#000000", "*"
 RC: dict[Any, Any] = {
@@ -88,6 +90,23 @@ def message(axes: Axes, text: str) -> None:
     """Say in an otherwise empty panel why nothing is drawn, and which command would change that."""
     axes.set_axis_off()
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=GREY, linespacing=1.6)
+
+
+def missing(axes: Axes, what: str, command: str) -> None:
+    """Say in an otherwise empty panel what is missing, and the command that makes it."""
+    message(axes, f"{what}\nThen run:  {command}")
+
+
+def nothing(settings: Figures, what: str, command: str) -> Figure:
+    """Return a figure that says what it lacks, and the command that makes it."""
+    figure = blank(settings, 0.35)
+    missing(figure.subplots(), what, command)
+    return figure
+
+
+def handle(text: str, look: Look) -> Line2D:
+    """Return what a legend shows of an encoder."""
+    return Line2D([], [], marker=look.marker, color=look.colour, label=text, markersize=4, linewidth=0.8)
 
 
 def interval(

@@ -48,19 +48,13 @@ def most(shots: pd.Series) -> str:
 
 def nothing(settings: Figures, what: str) -> tuple[Figure, pd.DataFrame]:
     """Return a figure that says what is missing and how to make it."""
-    figure = style.blank(settings, 0.35)
     text = (
         f"{what} needs a task with tumours and its summary (evaluate/<task>/summary.parquet),\n"
-        f"and there is no group '{TUMOUR}' in this run. Add an entry of kind 'tumour' to tasks,\n"
-        "then make it with 'snakemake evaluate', or with 'ctfm summary'."
+        f"and there is no group '{TUMOUR}' in this run. Add an entry of kind 'tumour' to tasks."
     )
-    style.message(figure.subplots(), text)
-    return figure, pd.DataFrame(columns=EMPTY)
+    return style.nothing(settings, text, "snakemake evaluate"), pd.DataFrame(columns=EMPTY)
 
 
 def handles(found: Tumours) -> list[Line2D]:
     """Return what the legend shows of the encoders."""
-    return [
-        Line2D([], [], marker=look.marker, color=look.colour, label=name, markersize=4, linewidth=0.8)
-        for name, look in found.looks.items()
-    ]
+    return [style.handle(name, look) for name, look in found.looks.items()]

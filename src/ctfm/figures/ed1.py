@@ -32,7 +32,7 @@ def draw(results: Results, settings: Figures) -> tuple[Figure, pd.DataFrame]:
     """
     views = shared.views(results)
     if not views:
-        return shared.nothing(results, settings, "Extended Data Figure 1")
+        return shared.nothing(settings, "Extended Data Figure 1")
     view = views[0]
     compared = view.references or [""]
     figure = style.blank(settings, 0.12 + 0.36 * (1 + len(compared)))

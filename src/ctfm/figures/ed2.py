@@ -33,7 +33,7 @@ def draw(results: Results, settings: Figures) -> tuple[Figure, pd.DataFrame]:
     """
     views = shared.views(results)
     if not views:
-        return shared.nothing(results, settings, "Extended Data Figure 2")
+        return shared.nothing(settings, "Extended Data Figure 2")
     view = views[0]
     groups = view.groups()
     bands, across = -(-len(groups) // ACROSS), min(ACROSS, len(groups))
@@ -68,7 +68,7 @@ def _differences(axes: Axes, view: View, group: str, *, first: bool) -> pd.DataF
     every = view.against(reference, shots="*")
     rows = every[(every.group == group) & every.encoder.isin(view.ours)]
     if rows.empty:
-        style.message(axes, "No reference encoder:\nsee evaluate.references.")
+        style.missing(axes, "No reference encoder:\nsee evaluate.references.", "snakemake evaluate")
         return rows
     axes.axhline(0, color=style.INK, linewidth=0.6)
     shared.curves(axes, rows, view, filled=shared.sure(rows))

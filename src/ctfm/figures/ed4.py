@@ -44,6 +44,6 @@ def draw(results: Results, settings: Figures) -> tuple[Figure, pd.DataFrame]:
             title = f"{cohort}, {shared.patients(rows)}"
             style.heading(panel, letter if column == 0 else "", title)
             if column == 0:
-                panel.set_ylabel(TITLES.get(attribute, attribute.replace("_", " ")))
+                panel.set_ylabel(f"{TITLES.get(attribute, attribute.replace('_', ' '))}\nprecision, average precision")
     shared.legend(figure, view.looks)
     return figure, shared.joined(drawn)

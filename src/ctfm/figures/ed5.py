@@ -13,6 +13,8 @@ from ctfm.figures import _planes as shared
 from ctfm.figures import _style as style
 from ctfm.figures._results import Results
 
+WIDEST = 0.45  # of the figure's width: the height of a plane
+
 
 def draw(results: Results, settings: Figures) -> tuple[Figure, pd.DataFrame]:
     """Draw the figure from the places and the summary of the first task of the kind 'cluster'.
@@ -29,7 +31,7 @@ def draw(results: Results, settings: Figures) -> tuple[Figure, pd.DataFrame]:
         return shared.nothing(settings, "Extended Data Figure 5")
     task, encoders = points.task.iloc[0], sorted(set(points.encoder))
     perplexities, looks = sorted(set(points.perplexity)), shared.looks(points.label)
-    figure = style.blank(settings, 0.1 + len(perplexities) / len(encoders))
+    figure = style.blank(settings, 0.1 + len(perplexities) * min(1 / len(encoders), WIDEST))
     axes = figure.subplots(len(perplexities), len(encoders), squeeze=False)
     drawn = []
     for column, encoder in enumerate(encoders):

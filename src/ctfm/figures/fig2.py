@@ -47,7 +47,7 @@ def draw(results: Results, settings: Figures) -> tuple[Figure, pd.DataFrame]:
     """
     views = shared.views(results)
     if not views:
-        return shared.nothing(results, settings, "Figure 2")
+        return shared.nothing(settings, "Figure 2")
     view = views[0]
     figure = style.blank(settings, 1.0)
     axes = figure.subplot_mosaic(LAYOUT, height_ratios=[1.05, 1, 1])
@@ -112,10 +112,8 @@ def _second(axes: Axes, views: list[View]) -> pd.DataFrame:
     if len(views) > 1:
         return _overall(axes, "c", views[1])
     style.heading(axes, "c", "Second task")
-    style.message(
-        axes,
-        "One segmentation task only (the paper:\nabdomen, Merlin split). Add one to tasks,\nthen 'snakemake evaluate'.",
-    )
+    what = "One segmentation task only (the paper:\nabdomen, Merlin split). Add one to tasks."
+    style.missing(axes, what, "snakemake evaluate")
     return views[0].rows[:0]
 
 
@@ -180,7 +178,8 @@ def _few_shot(axes: Axes, view: View) -> pd.DataFrame:
     rows = view.pick(shots="*").query("group == 'all'")
     if len(view.shots) < 2:
         style.heading(axes, "e", "Few-shot")
-        style.message(axes, "One number of training cases only.\nList more under tasks.<task>.shots.")
+        what = "One number of training cases only.\nList more under tasks.<task>.shots."
+        style.missing(axes, what, "snakemake evaluate")
         return rows[:0]
     shared.curves(axes, rows, view)
     axes.set_ylabel("macro Dice")

@@ -110,7 +110,7 @@ def _plane(axes: Axes, letter: str, shown: pd.DataFrame, found: Tumours) -> pd.D
     rows, plane = shown[shown.plane == PLANES[letter]], PLANES[letter]
     style.heading(axes, letter, plane)
     if rows.empty:
-        style.message(axes, "No planes (slices/<task>/…):\n'snakemake evaluate' makes them.")
+        style.missing(axes, "No planes (slices/<task>/…).", "snakemake evaluate")
         return rows.reindex(columns=COLUMNS)
     first = rows.iloc[0]
     shape = int(first["rows"]), int(first["columns"])

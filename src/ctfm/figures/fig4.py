@@ -60,13 +60,11 @@ def draw(results: Results, settings: Figures) -> tuple[Figure, pd.DataFrame]:
     """
     views = _views(results)
     if not views:
-        figure = style.blank(settings, 0.35)
-        style.message(
-            figure.subplots(),
-            "Figure 4 needs a task that answers with probabilities (evaluate/<task>/summary.parquet).\n"
-            "Add an entry of kind 'triage' to tasks, then make it with 'snakemake evaluate', or with 'ctfm summary'.",
+        text = (
+            "Figure 4 needs a task that answers with probabilities (evaluate/<task>/summary.parquet), and\n"
+            "there is none in this run. Add an entry of kind 'triage' to tasks."
         )
-        return figure, pd.DataFrame(columns=COLUMNS)
+        return style.nothing(settings, text, "snakemake evaluate"), pd.DataFrame(columns=COLUMNS)
     figure = style.blank(settings, 0.62)
     axes = figure.subplot_mosaic(LAYOUT, width_ratios=[1, 1, 1.3])
     second = views[1] if len(views) > 1 else None
@@ -195,7 +193,8 @@ def _shares(axes: Axes, view: View) -> pd.DataFrame:
     rows = view.pick(AUC, shots="*")
     style.heading(axes, "d", f"{view.dataset}: fewer training cases")
     if len(view.shots) < 2:
-        style.message(axes, "One training set only.\nList shares such as 0.1\nunder tasks.<task>.shots.")
+        what = "One training set only.\nList shares such as 0.1\nunder tasks.<task>.shots."
+        style.missing(axes, what, "snakemake evaluate")
         return rows[:0]
     for place, (encoder, look) in enumerate(view.looks.items()):
         own = rows[rows.encoder == encoder].set_index("shots").reindex(view.shots)
@@ -213,7 +212,8 @@ def _nothing(*panels: Axes) -> pd.DataFrame:
     for axes in panels[1:]:
         axes.set_axis_off()
     style.heading(panels[0], "c", "Zero-shot")
-    style.message(panels[0], "Tested on one data set only. Name another\nunder tasks.<task>.external.")
+    what = "Tested on one data set only. Name another\nunder tasks.<task>.external."
+    style.missing(panels[0], what, "snakemake evaluate")
     return pd.DataFrame()
 
 

@@ -43,7 +43,8 @@ def draw(results: Results, settings: Figures) -> tuple[Figure, pd.DataFrame]:
         rows = shared.draw(axes, organs, "all", organs.measures([name], organs.depths, "_euclidean"))
         drawn.append(("b", rows))
         style.heading(axes, "b" if place == 0 else "", f"Organs: {title}, {shared.patients(rows)}")
-        axes.set_xlabel(f"'{organs.dataset}'")
+        axes.set_xlabel(f"first k scans found in '{organs.dataset}'")
+        axes.set_ylabel(f"{title} (0 to 1)")
     for place, (attribute, (letter, title)) in enumerate(LESIONS.items()):
         axes = figure.add_subplot(grid[1, 3 * place : 3 * place + 3])
         if lesions is None or attribute not in lesions.attributes:
@@ -52,7 +53,8 @@ def draw(results: Results, settings: Figures) -> tuple[Figure, pd.DataFrame]:
         rows = shared.draw(axes, lesions, attribute, lesion_measures(lesions))
         drawn.append((letter, rows))
         style.heading(axes, letter, f"{title}, {shared.patients(rows)}")
-        axes.set_xlabel(f"'{lesions.dataset}'")
+        axes.set_xlabel(f"first k scans found in '{lesions.dataset}'")
+        axes.set_ylabel("precision, average precision" if place == 0 else "")
     shared.legend(figure, {**(lesions.looks if lesions else {}), **(organs.looks if organs else {})})
     return figure, shared.joined(drawn)
 

@@ -1,29 +1,33 @@
-"""Figure 6 of the paper: what the embeddings know. Panel a: anatomical clustering of the leading encoder.
+"""Figure 6 of the paper: what the embeddings know.
 
-Panels b to e show other kinds of task (semantic search, components, saliency); without one, they say so.
+Panels: (a) anatomical clustering of the leading encoder; (b) semantic search of an organ, on planes; (c) the distance
+of its matches to the organ's centroid; (d) components of the embeddings; (e) saliency. A panel whose kind of task is
+not in the run says so.
 """
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
 
 from ctfm import published
 from ctfm.config import Figures
 from ctfm.figures import _planes as shared
+from ctfm.figures import _search
 from ctfm.figures import _style as style
 from ctfm.figures._results import Results
 
-OTHERS = {
-    "b": ("Semantic search", "search"),
-    "c": ("Distance to the organ's middle", "search"),
-    "d": ("Components of the embeddings", "pca"),
-    "e": ("Saliency", "saliency"),
-}
+MODULES = {"d": "_pca", "e": "_saliency"}  # of this folder
+OTHERS = {"d": ("Components of the embeddings", "pca"), "e": ("Saliency", "saliency")}
 
 
 def draw(results: Results, settings: Figures) -> tuple[Figure, pd.DataFrame]:
-    """Draw the figure from the places and the summary of the first task of the kind 'cluster'.
+    """Draw the figure from the tables, each panel from the first task of its kind.
 
     Args:
         results: the run's tables.
@@ -32,22 +36,45 @@ def draw(results: Results, settings: Figures) -> tuple[Figure, pd.DataFrame]:
     Returns:
         The figure, and the points and numbers drawn, one row each, with their panel.
     """
-    points = shared.first(results)
+    figure = style.blank(settings, 1.15)
+    grid = figure.add_gridspec(3, 2, height_ratios=[1.2, 1, 1])
+    places = {"a": grid[0, 0], "b": grid[0, 1], "c": grid[1, 0], "d": grid[1, 1], "e": grid[2, :]}
+    drawn = [_panel(letter)(figure, place, results, settings, letter) for letter, place in places.items()]
+    rows = pd.concat([part for part in drawn if len(part)] or drawn[:1], ignore_index=True)
+    return (figure, rows) if len(rows) else shared.nothing(settings, "Figure 6")
+
+
+Panel = Callable[[Figure, SubplotSpec, Results, Figures, str], pd.DataFrame]
+
+
+def _panel(letter: str) -> Panel:
+    """Return what draws a panel; one whose module is not there says what would fill it."""
+    if letter not in MODULES:
+        return _clusters if letter == "a" else _search.panel
+    there = Path(__file__).with_name(f"{MODULES[letter]}.py").is_file()
+    return importlib.import_module(f"ctfm.figures.{MODULES[letter]}").panel if there else _missing
+
+
+def _clusters(figure: Figure, spec: SubplotSpec, results: Results, settings: Figures, letter: str) -> pd.DataFrame:
+    """Draw the places of the scans of the first task of the kind 'cluster'."""
+    axes, points = figure.add_subplot(spec), shared.first(results)
     if points.empty:
-        return shared.nothing(settings, "Figure 6")
+        style.heading(axes, letter, "Anatomical clustering")
+        style.message(axes, "No task of the kind 'cluster' in this run.")
+        return pd.DataFrame(columns=shared.COLUMNS)
     task, names = points.task.iloc[0], sorted(set(points.encoder))
     encoder = next((name for name in names if published.arm(name) == "ctfm"), names[0])
     own = points[(points.encoder == encoder) & (points.perplexity == points.perplexity.max())]
     found, looks = shared.numbers(results, task, encoder), shared.looks(points.label)
-    figure = style.blank(settings, 0.6)
-    grid = figure.add_gridspec(4, 5)
-    axes = figure.add_subplot(grid[:, :3])
     shared.scatter(axes, own, looks, names=True)
-    title = f"Anatomical clustering, {encoder}, n = {own.case.nunique()}: {shared.told(found)}"
-    style.heading(axes, "a", title)
-    for place, (letter, (what, kind)) in enumerate(OTHERS.items()):
-        panel = figure.add_subplot(grid[place, 3:])
-        style.heading(panel, letter, what)
-        style.message(panel, f"No task of the kind '{kind}' in this run.")
+    style.heading(axes, letter, f"Anatomical clustering, {encoder}, n = {own.case.nunique()}:\n{shared.told(found)}")
     shared.legend(figure, looks)
-    return figure, pd.concat([found, own]).assign(panel="a").reindex(columns=shared.COLUMNS)
+    return pd.concat([found, own]).assign(panel=letter).reindex(columns=shared.COLUMNS)
+
+
+def _missing(figure: Figure, spec: SubplotSpec, results: Results, settings: Figures, letter: str) -> pd.DataFrame:
+    what, kind = OTHERS[letter]
+    axes = figure.add_subplot(spec)
+    style.heading(axes, letter, what)
+    style.message(axes, f"No task of the kind '{kind}' in this run.")
+    return pd.DataFrame()

@@ -18,6 +18,7 @@ import pandas as pd
 import requests
 import typer
 from google.api_core import exceptions
+from google.api_core.retry import Retry
 from google.auth import exceptions as auth_exceptions
 from google.auth.credentials import AnonymousCredentials, Credentials
 from google.cloud import bigquery
@@ -33,6 +34,8 @@ GB = 1e9
 ROUNDING = 2 * 11 * 2**20
 # How long the network or the server may be out of order.
 RETRY = bigquery.DEFAULT_RETRY.with_timeout(120.0)
+# A dry run is no job that could fail and be repeated; left alone the client would, for 10 minutes.
+ONCE = Retry(predicate=lambda _: False)
 LOGIN = "log in with 'gcloud auth application-default login'"
 # The paper's query needs no account on DuckDB.
 OTHERWISE = "or set select.backend to duckdb"
@@ -60,7 +63,7 @@ def run(queries: list[str], select: Select) -> tuple[list[pd.DataFrame], dict[st
         for query in queries:
             # Should the estimate be wrong, BigQuery refuses the job and bills nothing.
             guard = bigquery.QueryJobConfig(maximum_bytes_billed=allowed - billed)
-            job = client.query(query, job_config=guard, retry=RETRY)
+            job = client.query(query, job_config=guard, retry=RETRY, api_method="QUERY")
             frames.append(_frame(job.result(retry=RETRY)))
             billed += job.total_bytes_billed or 0
     log.info("BigQuery: %.2f GB were billed", billed / GB)
@@ -78,9 +81,8 @@ def _client() -> bigquery.Client:
 
 
 def _estimate(client: bigquery.Client, query: str) -> int:
-    # job_retry has a patience of its own, of 10 minutes; a dry run needs none.
     dry = bigquery.QueryJobConfig(dry_run=True, use_query_cache=False)
-    return client.query(query, job_config=dry, retry=RETRY, job_retry=None).total_bytes_processed or 0
+    return client.query_and_wait(query, job_config=dry, retry=RETRY, job_retry=ONCE).total_bytes_processed or 0
 
 
 def _agreed(estimate: int, limit_gigabytes: float, queries: int) -> int:

@@ -20,6 +20,8 @@ from ctfm.imaging.resample import AIR_HU
 
 # A padding value that is a usual tissue value may be a wrong header: then it would punch holes into the body.
 PADDING_OUTSIDE_HU = (-900, 3071)
+# Nothing is thinner than air. Padding is, but it has one value or two; and there are streaks beside metal.
+DEEPEST_HU, MOST_BELOW, PADDING_VALUES = -1200, 0.2, 8
 LARGEST_PLANE = 2**26  # pixels of a slice
 FEWEST_BITS = 8  # of a stored value
 SIZES = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
@@ -126,6 +128,8 @@ def _to_hu(frame: Frame, values: np.ndarray, plane: np.ndarray) -> int:
     known = values if padding is None else values[~padding]
     low, high = (float(v) * slope + intercept for v in (known.min(), known.max())) if known.size else (0, 0)
     low, high = min(low, high), max(low, high)
+    if low < DEEPEST_HU and (share := _varied_share(known, (DEEPEST_HU - intercept) / slope, slope)) > MOST_BELOW:
+        raise Quarantine("implausible_hu", f"{frame.name}: {share:.0%} of the pixels vary below {DEEPEST_HU} HU")
     if low < INT16.min or high > INT16.max:
         raise Quarantine("implausible_hu", f"{frame.name}: values from {low:.0f} to {high:.0f}")
     if exact:
@@ -139,6 +143,13 @@ def _to_hu(frame: Frame, values: np.ndarray, plane: np.ndarray) -> int:
     return int(np.count_nonzero(padding))
 
 
+def _varied_share(values: np.ndarray, limit: float, slope: float) -> float:
+    """Return the share of stored values whose HU lie below those of ``limit``; 0 where they are but a few values."""
+    below = values[values < limit] if slope > 0 else values[values > limit]
+    share = below.size / values.size
+    return share if share > MOST_BELOW and np.unique(below).size > PADDING_VALUES else 0.0
+
+
 def _clear_unused_bits(header: Header, values: np.ndarray) -> None:
     """Keep the stored bits and extend their sign; what lies above (or below) is no part of the value."""
     if values.dtype.kind not in "iu":
@@ -149,6 +160,9 @@ def _clear_unused_bits(header: Header, values: np.ndarray) -> None:
     above = bits - 1 - (stored - 1 if high is None else high)
     if above > 0:
         values <<= above
+    # HighBit is one less than BitsStored in all CT (PS3.3 C.8.2.1); lower bits in use show that one of them is wrong.
+    if above < bits - stored and (values & ((1 << (bits - stored)) - 1)).any():
+        raise Quarantine("unreadable", f"{header.name}: HighBit {high}, BitsStored {stored}, but lower bits are in use")
     if stored < bits:
         values >>= bits - stored
 

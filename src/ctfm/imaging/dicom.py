@@ -17,8 +17,8 @@ import numpy as np
 
 from ctfm.config import Criteria, Prepare
 from ctfm.errors import Quarantine
+from ctfm.imaging import consistency, decoding, frames, geometry, headers
 from ctfm.imaging import criteria as judging
-from ctfm.imaging import decoding, frames, geometry, headers
 from ctfm.imaging.decoder import Decoder
 from ctfm.imaging.decoding import PADDING_OUTSIDE_HU as PADDING_OUTSIDE_HU
 from ctfm.imaging.frames import CT_CLASS, Frame
@@ -45,8 +45,9 @@ CODES = {
     "uneven_spacing": "slice distances that differ too much to interpolate",
     "implausible_hu": "values that are no Hounsfield units of a scan",
     "too_large": "more voxels than memory can hold",
-}
+} | consistency.CODES
 CAPTURE_CLASS = "1.2.840.10008.5.1.4.1.1.7"
+GREY = ("MONOCHROME1", "MONOCHROME2", "")
 GEOMETRY = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
 DENSEST_BORDER_HU = 1500  # around a scan there is air, padding or, in a small field of view, the body
 
@@ -109,6 +110,7 @@ def survey(folder: Path, settings: Prepare, criteria: Criteria) -> Survey:
     slices = geometry.stack(positions, np.array(first.numbers("ImageOrientationPatient")), (row, column))
     geometry.check(slices, first.header.shape, settings.max_gap_ratio)
     kept = [kept[i] for i in slices.order]
+    consistency.check_order(kept)
     return Survey(kept, slices, _facts(kept, slices) | told | {"copies_dropped": dropped})
 
 
@@ -131,6 +133,7 @@ def pixels(survey: Survey) -> Volume:
             places = [place for _, place in sorted(parts)]
             padded += decoding.fill([survey.frames[i] for i in places], [array[i] for i in places], decoder)
     check_hu(array)
+    consistency.check_pixels(survey.frames, array)
     survey.facts["padded_voxels"] = padded
     return geometry.assemble(array, survey.slices)
 
@@ -180,7 +183,10 @@ def _check_kind(file: Header) -> None:
         raise Quarantine("localizer", f"{file.name}: image type {'/'.join(types)}")
     if sop_class == CAPTURE_CLASS or sop_class.startswith(f"{CAPTURE_CLASS}."):
         raise Quarantine("derived", f"{file.name}: secondary capture, image type {'/'.join(types)}")
-    if headers.count(file.tags, "SamplesPerPixel") not in (1, None):
+    if (
+        headers.count(file.tags, "SamplesPerPixel") not in (1, None)
+        or file.text("PhotometricInterpretation") not in GREY
+    ):
         raise Quarantine("derived", f"{file.name}: a colour picture")
     if modality != "CT" or sop_class not in (CT_CLASS, *frames.ENHANCED_CLASSES, ""):
         raise Quarantine("not_ct", f"{file.name}: modality '{modality}', class {sop_class}")

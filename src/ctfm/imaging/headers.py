@@ -29,7 +29,8 @@ _KEYWORDS = """
     TransferSyntaxUID ImageType SOPClassUID SOPInstanceUID Modality Manufacturer ManufacturerModelName KVP
     ConvolutionKernel SliceThickness PatientPosition SeriesInstanceUID ImagePositionPatient ImageOrientationPatient
     SamplesPerPixel NumberOfFrames Rows Columns PixelSpacing BitsAllocated BitsStored HighBit PixelRepresentation
-    PixelPaddingValue RescaleIntercept RescaleSlope RescaleType LossyImageCompression
+    PixelPaddingValue PhotometricInterpretation RescaleIntercept RescaleSlope RescaleType LossyImageCompression
+    SliceLocation
     SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence
     PlanePositionSequence PlaneOrientationSequence PixelMeasuresSequence PixelValueTransformationSequence
     CTImageFrameTypeSequence FrameType
@@ -170,7 +171,7 @@ def _scan_file(path: Path, file: BinaryIO) -> Header:
     if data[128:132] != b"DICM":
         raise _Unusual
     meta, start = _scan(data, 132, False, stop=0x00030000)
-    (syntax,) = texts(pydicom.Dataset(meta), "TransferSyntaxUID") or ("",)
+    syntax = "\\".join(texts(pydicom.Dataset(meta), "TransferSyntaxUID"))
     if syntax == uid.DeflatedExplicitVRLittleEndian:
         _check_inflated(path, file, start)
     implicit = syntax == uid.ImplicitVRLittleEndian

@@ -30,7 +30,7 @@ SHARES = 10**6  # more than any data set has cases
 LABEL = "label:"  # a group's name with this before it: one label alone
 TUMOUR = "tumour"  # a group of labels: the paper measured it alone
 PUBLISHED_METRICS = ("dice", "asd")
-LOWER_IS_BETTER = ("hd95", "asd", "assd", "distance", "false_positive", "missed", "error", "brier")
+LOWER_IS_BETTER = ("hd95", "asd", "assd", "distance", "false_positive", "missed", "error", "brier", "mse")
 NO_TEST = {"reference": "", "p_value": np.nan, "p_holm": np.nan}
 NO_SEEDS: dict[str, Any] = {"seed_estimates": [], "seed_low": np.nan, "seed_high": np.nan}
 
@@ -187,6 +187,8 @@ def _as_published(
 
 def _missed(own: pd.DataFrame, labels: list[str]) -> str:
     """Say how often a label that is there was not predicted, and whether such a case counts."""
+    if not own.note.fillna("").str.startswith(MISSED).any():
+        return ""
     rows = own[own.label.isin(labels)]
     rows = rows[~rows.note.fillna("").isin((EXTRA, ABSENT))]
     missed = rows[rows.note.fillna("").str.startswith(MISSED)]

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from ctfm import files, provenance, tables
-from ctfm.errors import UserError
 from ctfm.idc import cost
 
 MIB_PER_GIB = 1024
@@ -157,19 +156,6 @@ def probes(root: Path) -> list[dict[str, Any]]:
         for path in sorted(root.glob("probe/*/scores.parquet"))
         if path.with_name("selected.json").is_file()
     ]
-
-
-def histories(root: Path) -> dict[str, pd.DataFrame]:
-    """Return the table of epochs of each pre-trained encoder."""
-    found = {path.parent.name: _history(path) for path in sorted(root.glob("encoders/*/metrics.csv"))}
-    return {name: table for name, table in found.items() if len(table)}
-
-
-def _history(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise UserError(f"{path}: not a table of epochs ({error}); remove it and run 'ctfm pretrain' again") from error
 
 
 def training(found: dict[str, dict[str, Any]]) -> Table:

@@ -9,9 +9,12 @@ import pandas as pd
 
 from ctfm import published, tables
 from ctfm.metrics.summary import LABEL, OURS, PUBLISHED, QUOTED, TUMOUR, WIN_RATE, by_size, lower_is_better
+from ctfm.reporting import notes
 from ctfm.reporting.facts import NARROW, Table, number
 
 MAIN = "dice"
+LEADING = (MAIN, "auc")  # the metric that a task's first table shows; of other tasks their first
+ABBREVIATED = {"auc": "AUC", "f1": "F1", "nmi": "NMI"}
 FEW = 20  # patients, below which percentile intervals are plainly too narrow
 
 
@@ -28,6 +31,8 @@ def tasks(root: Path) -> list[dict[str, Any]]:
             evaluate = tables.facts(path).get("spec", {}).get("evaluate", {})
             coverage = 100 * evaluate.get("confidence", 0.95)
             found += [_task(part, coverage) for _, part in table.groupby("dataset", sort=False) if _own(part)]
+    for task in found:
+        task["not_comparable"] += notes.of_dataset(root, task["dataset"])
     return found
 
 
@@ -39,17 +44,19 @@ def _own(rows: pd.DataFrame) -> bool:
 def _task(table: pd.DataFrame, coverage: float) -> dict[str, Any]:
     own = table[table.method != QUOTED]
     metrics = [metric for metric in own.metric.unique() if not metric.endswith(WIN_RATE)]
-    main = MAIN if MAIN in metrics else metrics[0]
-    whole = TUMOUR if TUMOUR in set(own.group) else "all"
+    main = next((name for name in LEADING if name in metrics), metrics[0])
+    whole = next((name for name in (TUMOUR, "all") if name in set(own.group)), str(own.group.iloc[0]))
+    n = 0 if own.n.isna().all() else int(own.n.max())
     overall, groups = own[own.group == whole], own[~own.group.str.startswith(LABEL)]
-    others = overall[(overall.metric != main) & ~overall.metric.str.endswith(WIN_RATE)]
+    others = groups[(groups.metric != main) & ~groups.metric.str.endswith(WIN_RATE)]
     return {
         "name": table.task.iloc[0],
         "dataset": table.dataset.iloc[0],
-        "metric": main.replace("_", " "),
+        "metric": ABBREVIATED.get(main, main.replace("_", " ").capitalize()),
         "coverage": f"{coverage:g}",
-        "n": int(own.n.max()),
-        "few": int(own.n.max()) < FEW,
+        "n": n,
+        "few": n < FEW,
+        "macro": main == MAIN,
         "compared": bool((own.reference != "").any()),
         "main": _main(overall, main),
         "gains": _gains(overall, main),
@@ -58,7 +65,6 @@ def _task(table: pd.DataFrame, coverage: float) -> dict[str, Any]:
         "others": _plain(others),
         "comparable": bool(table.paper.notna().any()),
         "not_comparable": _reasons(table),
-        "quoted": _quoted(str(table.dataset.iloc[0]), whole) if main == MAIN else Table([], []),
     }
 
 
@@ -194,30 +200,16 @@ def _signed(value: float) -> str:
 
 def _reasons(table: pd.DataFrame) -> list[str]:
     """Say why some numbers have no published value beside them."""
-    dataset, n = table.dataset.iloc[0], int(table.n.max())
+    dataset, n = table.dataset.iloc[0], table.n.max()
     if table.paper.isna().all():
         return [
-            f"These numbers are of '{dataset}' with {n} test patients; the paper gives none for such data. "
+            f"These numbers are of '{dataset}' with {number(n, 0)} test patients; the paper gives none for such data. "
             "A published value stands here only beside the same data set with as many test cases."
         ]
     reasons = ["The paper prints no value for some settings: few-shot curves and groups are drawn only."]
     rows = published.table()
-    caveats = rows[(rows.dataset == dataset) & rows.encoder.isin(published.OURS) & (rows.caveat != "")]
-    return reasons + [f"{row.encoder}, {row.metric}, {row.group}: {row.caveat}." for row in caveats.itertuples()]
-
-
-def _quoted(dataset: str, group: str) -> Table:
-    """Return the published values for whole-body segmentation (group ``all``) or for tumours, with their caveats."""
-    rows = published.table()
-    rows = rows[(rows.task == {"all": "wholebody"}.get(group, group)) & (rows.group == group)]
-    head = ["method", "metric", "value", "cases", "same data set", "source", "caveat"]
-    lines = []
-    for row in rows.itertuples():
-        against = f" against {row.reference}" if row.reference else ""
-        same, name = "yes" if row.dataset == dataset else "no", row.metric.replace("_", " ")
-        lines.append([row.encoder + against, name, _value(row), number(row.n, 0), same, row.source, row.caveat])
-    return Table(head, lines)
-
-
-def _value(row: Any) -> str:
-    return f"{row.value:.4g}" if pd.isna(row.low) else f"{row.value:.4f} ({row.low:.4f} to {row.high:.4f})"
+    rows = rows[(rows.dataset == dataset) & rows.encoder.isin(published.OURS) & (rows.caveat != "")]
+    for caveat, own in rows[~rows.task.isin(published.RECIPE)].groupby("caveat", sort=False):
+        metrics = ", ".join(dict.fromkeys(own.metric.str.replace("_", " ")))
+        reasons.append(f"{', '.join(dict.fromkeys(own.encoder))} ({metrics}): {caveat}.")
+    return reasons

@@ -12,6 +12,7 @@ import typer
 from ctfm import published_tables, tables
 from ctfm.errors import UserError
 from ctfm.files import need_file, sha256, write_json
+from ctfm.metrics.summary import LABEL
 from ctfm.published_tables import Imported
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,9 @@ def _write(imported: Imported, folder: Path, digests: dict[str, str]) -> None:
 def _compare(imported: Imported) -> None:
     """Log what was computed beside what the paper prints."""
     rows = imported.summary
-    rows = rows[(rows.group == "all") & (rows.method == published_tables.OURS) & (rows.paper.notna())]
+    rows = rows[(rows.method != published_tables.QUOTED) & rows.paper.notna()]
+    rows = rows[(rows.group == "all") | rows.group.str.startswith(LABEL)]  # it prints no others
+    rows = rows.drop_duplicates(["dataset", "encoder", "reference", "shots", "group", "metric"])  # ours come first
     for row in rows.itertuples():
         against = f" against {row.reference}" if row.reference else ""
         digits = len(repr(row.paper).partition(".")[2])  # as many as the paper prints

@@ -22,20 +22,24 @@ ResultsOption = Annotated[Path, typer.Option(help="Folder of the run (`outdir`).
 
 
 def figures(
-    figure: Annotated[str, typer.Option("--id", help="Which figure: a file in src/ctfm/figures.")],
     results: ResultsOption,
     out: Annotated[Path, typer.Option(help="Folder of <id>.png, <id>.svg and <id>.csv.")],
+    figure: Annotated[
+        list[str] | None, typer.Option("--id", help="Which figure, again for more; else those of the configuration.")
+    ] = None,
     spec: SpecOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Draw one figure as PNG and SVG, and write its numbers as CSV; the same tables give the same bytes."""
+    """Draw figures as PNG and SVG, and write their numbers as CSV; the same tables give the same bytes."""
     settings = Figures(**job_spec("figures", spec, config)["figures"])
-    draw = plugins.get("figures", figure).draw
+    draws = {name: plugins.get("figures", name).draw for name in figure or settings.ids}
     need_file(results, "name the folder of a run (its 'outdir')")
-    with _style.context():
-        drawn, rows = draw(Results(results), settings)
-        files = _style.save(drawn, rows, out / figure, settings.dpi)
-    log.info("%s: %d values drawn", files[0], len(rows))
+    tables = Results(results)
+    for name, draw in draws.items():
+        with _style.context():
+            drawn, rows = draw(tables, settings)
+            files = _style.save(drawn, rows, out / name, settings.dpi)
+        log.info("%s: %d values drawn", files[0], len(rows))
 
 
 def report(

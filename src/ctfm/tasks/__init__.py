@@ -14,7 +14,8 @@ class CaseFile:
         case: its name in the data set.
         patient: whose it is.
         image: the CT, int16 HU, ``.b2nd``.
-        label: the label map, ``.b2nd``; its meta hold ``ids`` (name to id) and ``groups`` (name to group).
+        label: the label map, ``.b2nd``; its meta hold ``ids`` (name to id) and ``groups`` (name to group). Of a pair of
+            scans (data set ``rider``): the second one.
     """
 
     case: str

@@ -77,7 +77,7 @@ def fit(
     folder = out / "model"
     if not (folder / ABOUT).is_file() or files.read_json(folder / ABOUT) != about:
         shutil.rmtree(folder, ignore_errors=True)
-        _link(encoder, folder / ENCODER)
+        link(encoder, folder / ENCODER)
         _embed(folder / ENCODER, encoder.name, shown, cases, folder)
         files.write_json(about, folder / ABOUT)
     facts = {"fingerprint": about["fingerprint"], "frozen": True, "model": model[:12], "searched": len(cases)}
@@ -159,7 +159,7 @@ def _cohorts(case: CaseFile) -> dict[str, Any]:
     return cohorts
 
 
-def _link(encoder: Path, folder: Path) -> None:
+def link(encoder: Path, folder: Path) -> None:
     """Put an encoder's files into a folder, without a second copy where the disk allows that."""
     from ctfm import weights  # torch
 

@@ -1,0 +1,1 @@
+"""Semantic search as a page in the browser: `ctfm app`."""

@@ -1,0 +1,88 @@
+"""The grid that a scan's own file has, and maps written on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
+
+from ctfm.files import atomic
+from ctfm.imaging import scans, store
+from ctfm.imaging.volume import Volume, from_nifti, to_nifti
+from ctfm.options import Voxels
+
+NIFTI = (".nii", ".nii.gz")
+
+
+class Own(NamedTuple):
+    """A grid.
+
+    Attributes:
+        shape: voxels (z, y, x): the file's own order, reversed from that of nibabel and ITK.
+        affine: (4, 4), maps (z, y, x, 1) to (L, P, S, 1) in mm; it may be oblique, flipped or sheared.
+        image: of a NIfTI file, without its voxels: its affine and header are kept to the last digit.
+    """
+
+    shape: Voxels
+    affine: np.ndarray
+    image: Any = None
+
+    def world(self, index: np.ndarray) -> np.ndarray:
+        """Map (..., 3) voxels (z, y, x) to (..., 3) LPS mm."""
+        return np.asarray(index, float) @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+    def index(self, world: np.ndarray) -> np.ndarray:
+        """Map (..., 3) LPS mm to (..., 3) voxels (z, y, x), which need not be whole."""
+        return (np.asarray(world, float) - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
+
+    def write(self, values: np.ndarray, path: Path) -> None:
+        """Write (z, y, x) float32 values as ``.nii.gz``, atomically; of a NIfTI file, with its very affine."""
+        made = to_nifti(Volume(values, self.affine))
+        if self.image is not None:
+            header = self.image.header.copy()
+            header.set_data_dtype(np.float32)
+            header["cal_min"] = header["cal_max"] = 0  # the CT's display window
+            made = type(self.image)(np.asarray(made.dataobj), self.image.affine, header)
+        with atomic(path) as temporary:
+            staged = temporary.with_name(f"{temporary.name}.nii.gz")
+            nib.save(made, staged)
+            staged.replace(temporary)
+
+
+def opened(path: Path) -> tuple[Path | Volume, Own]:
+    """Return a scan as ``read.prepare`` takes it, and its own grid.
+
+    The grid of a folder of one DICOM series is that of its slices sorted along their normal (right x down), rows and
+    columns as they are stored; where slices are uneven or shifted, the even, straight grid that they are put on.
+
+    Raises:
+        Quarantine: it can't be read.
+    """
+    if path.is_dir():
+        volume, _ = scans.read(path)
+        return volume, Own(volume.shape, volume.affine)
+    if path.suffix == scans.PREPARED:
+        stored = store.open_volume(path)
+        return path, Own(stored.shape, stored.affine)
+    return path, _of_file(path)
+
+
+def _of_file(path: Path) -> Own:
+    image = nib.load(path) if path.name.lower().endswith(NIFTI) else None
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()  # as ``read_image``, so that both mean the same place
+    except RuntimeError:
+        if image is None:
+            raise
+        x, y, z = image.shape
+        return Own((z, y, x), from_nifti(image).affine, image)  # sheared
+    x, y, z = reader.GetSize()
+    affine = np.eye(4)
+    affine[:3, :3] = (np.asarray(reader.GetDirection()).reshape(3, 3) * reader.GetSpacing())[:, ::-1]
+    affine[:3, 3] = reader.GetOrigin()
+    return Own((z, y, x), affine, image)

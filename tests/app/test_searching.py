@@ -1,0 +1,144 @@
+"""What a search finds, held against the library's functions and SimpleITK; memory, progress and stopping."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from ctfm.app import demo, searching
+from ctfm.app.jobs import Job, Stopped
+from ctfm.app.searching import Found
+from ctfm.embedding import dense, patches, similarity
+from ctfm.imaging import store
+from tests.app.conftest import OVERLAP, PATCH
+
+
+@pytest.fixture(scope="module")
+def asked(site):
+    """Search the first phantom for a place in its liver, in itself and in the second one."""
+    source, other = site.library.get("1"), site.library.get("2")
+    opened = source.open()
+    liver = next(number for number, name in opened.ids.items() if name == "liver")
+    inside = np.argwhere(opened.label.load().array == liver)
+    voxel = inside[np.abs(inside - inside.mean(axis=0)).sum(axis=1).argmin()]
+    point = opened.volume.load().world(voxel)
+    job = Job("t")
+    site.searcher.search(job, source, point, [source, other])
+    return site.searcher, job, point
+
+
+def test_the_place_itself_is_found_first_in_its_own_scan(asked):
+    _, job, point = asked
+    own = job.results[0]
+    best = own.matches[0]
+    step = np.multiply(PATCH, demo.PREPROCESS.spacing_mm) * (1 - OVERLAP)
+    assert np.abs(np.subtract(best["point_mm"], point)).max() <= step.max()
+    assert best["similarity"] > 0.9
+    assert [match["rank"] for match in own.matches] == list(range(1, len(own.matches) + 1))
+    similar = [match["similarity"] for match in own.matches]
+    assert similar == sorted(similar, reverse=True)
+
+
+def test_matches_are_those_of_the_library_and_voxels_those_of_the_scan(asked, site):
+    searcher, job, point = asked
+    found, target = job.results[1], site.library.get("2")
+    scan = searcher._prepared(site.library.get("1"))
+    inverse = np.linalg.inv(scan.volume.affine)
+    query = dense.at(searcher.encoder, scan, (inverse @ [*point, 1])[:3], PATCH)
+    embedded = searcher._dense(target, lambda _: None)
+    (best,) = similarity.best(similarity.cosines(query, embedded), embedded)
+    assert np.allclose(found.matches[0]["point_mm"], best.point_mm, atol=0.01)
+    image = sitk.ReadImage(str(target.open().shown))
+    for match in found.matches:
+        index = image.TransformPhysicalPointToIndex(match["point_mm"])
+        if match["voxel"] is not None:
+            assert np.abs(np.subtract(index[::-1], match["voxel"])).max() <= 1
+
+
+def test_matches_lie_apart(asked):
+    _, job, _ = asked
+    half = np.multiply(PATCH, demo.PREPROCESS.spacing_mm) / 2
+    for found in job.results:
+        places = np.array([match["point_mm"] for match in found.matches])[:, ::-1]
+        for n, place in enumerate(places):
+            assert (np.abs(places[:n] - place) >= half - 0.1).any(axis=1).all()
+
+
+def test_the_heat_map_to_keep_has_the_scans_own_grid_and_the_drawn_one_its_extent(asked, site):
+    searcher, job, _ = asked
+    target = site.library.get("2")
+    full = sitk.ReadImage(str(searcher.full(job.id, target)))
+    scan = sitk.ReadImage(str(target.open().shown))
+    assert full.GetSize() == scan.GetSize()
+    assert np.allclose(full.GetOrigin(), scan.GetOrigin()) and np.allclose(full.GetDirection(), scan.GetDirection())
+    drawn = sitk.ReadImage(str(searcher.folder(job.id, "2") / searching.OVERLAY))
+    assert max(drawn.GetSpacing()) >= searching.OVERLAY_MM
+    point = job.results[1].matches[0]["point_mm"]
+    values = sitk.GetArrayFromImage(drawn)
+    assert values[drawn.TransformPhysicalPointToIndex(point)[::-1]] > np.quantile(values, 0.9)
+    assert job.results[1].quantiles[100] == pytest.approx(values.max())
+    assert job.results[1].quantiles == sorted(job.results[1].quantiles)
+
+
+def test_a_second_search_embeds_nothing(asked, site, monkeypatch):
+    searcher, _, point = asked
+    monkeypatch.setattr(dense, "embed", lambda *_: pytest.fail("embedded again"))
+    job = Job("again")
+    searcher.search(job, site.library.get("2"), point * 0 + np.asarray(job_point(site)), [site.library.get("1")])
+    assert len(job.results) == 1
+
+
+def job_point(site):
+    volume = site.library.get("2").open().volume
+    return volume.load().world(np.asarray(volume.shape) // 2)
+
+
+def test_only_some_scans_stay_in_memory(asked, monkeypatch):
+    searcher, _, _ = asked
+    kept = searching.Searcher(searcher.encoder, searcher.settings, searcher.library)
+    monkeypatch.setattr(searching, "MOST_SCANS", 1)
+    for name in ("1", "2"):
+        kept._dense(searcher.library.get(name), lambda _: None)
+    assert list(kept._kept) == ["2"]
+
+
+def test_progress_rises_to_the_end_and_stopping_ends_the_embedding(asked, site):
+    searcher, _, _ = asked
+    fresh = searching.Searcher(searcher.encoder, searcher.settings, searcher.library)
+    shares = []
+    fresh._dense(site.library.get("2"), shares.append)
+    layers = patches.grid(fresh._prepared(site.library.get("2")).shape, PATCH, OVERLAP).shape[0]
+    assert shares == sorted(shares) and shares[0] == 0 and 0.7 < shares[-1] <= 1 and len(shares) == layers
+    job = Job("s")
+    job.stop.set()
+    with pytest.raises(Stopped):
+        searching.Searcher(searcher.encoder, searcher.settings, searcher.library)._dense(
+            site.library.get("2"), lambda share: job.tell(share, "")
+        )
+
+
+def test_the_table_repeats_the_query_and_holds_no_formula():
+    match = {"rank": 1, "similarity": 0.5, "organ": None, "point_mm": [1.0, 2.0, 3.0], "voxel": None}
+    found = Found("2", "=cmd()", [match, match | {"voxel": [1, 2, 3], "organ": "liver"}], [], 0.1)
+    rows = list(csv.reader(io.StringIO(searching.table([found], {"source": "a,b", "point_mm": [0, 1, 2]}))))
+    assert len(rows) == 3 and len({len(row) for row in rows}) == 1
+    assert rows[1][:5] == ["a,b", "0", "1", "2", "'=cmd()"]
+    assert rows[2][-4:] == ["3.0", "1", "2", "3"]
+
+
+def test_the_drawn_map_has_no_missing_values_and_keeps_finer_axes_out(tmp_path):
+    from tests.app.conftest import block
+
+    made = block(spacing=(5.0, 1.0, 1.0))
+    store.save(made, tmp_path / "a.b2nd")
+    heat = np.full(made.shape, np.nan, np.float32)
+    heat[5:20, 5:15, 5:15] = np.linspace(0.2, 0.9, 15)[:, None, None]
+    drawn = searching.overlay(type(made)(heat, made.affine), store.open_volume(tmp_path / "a.b2nd"))
+    assert drawn.spacing == pytest.approx((5.0, 3.0, 3.0))
+    assert drawn.array.min() == pytest.approx(0.2) and np.isfinite(drawn.array).all()
+    extent = np.multiply(drawn.shape, drawn.spacing)
+    assert (extent >= np.multiply(made.shape, made.spacing) - 1e-3).all()
