@@ -16,7 +16,7 @@ from tests import commands
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.workflow
-OPTIONS_WITH_A_VALUE = ("--profile", "--cores")
+OPTIONS_WITH_A_VALUE = ("--profile", "--cores", "--quiet")
 NOT_PLANNED = {"--lint", "--rulegraph", "--report", "--conda-create-envs-only", "--version"}
 # What the files laid over the paper's run expect to be there.
 GIVEN = (
@@ -35,7 +35,7 @@ def parsed(words: tuple[str, ...]) -> tuple[tuple[str, ...], set[str]]:
         if word == "--configfile":
             while rest and not rest[0].startswith("-"):
                 configs.append(rest.pop(0))
-        elif word in OPTIONS_WITH_A_VALUE:
+        elif word in OPTIONS_WITH_A_VALUE and rest:
             rest.pop(0)
         elif not word.startswith("-"):
             targets.add(word)
