@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ctfm import tables
+from ctfm import schemas
 from ctfm.config import Patches
 from ctfm.embedding import dense, read
 from ctfm.embedding.encode import Encoder
@@ -100,7 +100,7 @@ def compare(
     ]
     facts: dict[str, Any] = {"registration": told, "sources": [dict(source) for source in repeat.sources]}
     facts |= {"noise_hu": [noise(volume) for volume in (here, there)]}
-    return Compared(pd.concat(parts, ignore_index=True).assign(case=case)[tables.SCHEMAS[TABLE].names], facts)
+    return Compared(pd.concat(parts, ignore_index=True).assign(case=case)[schemas.SCHEMAS[TABLE].names], facts)
 
 
 def cosine(one: np.ndarray, other: np.ndarray) -> np.ndarray:
