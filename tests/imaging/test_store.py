@@ -75,6 +75,7 @@ def test_damaged_files_are_quarantined(tmp_path: Path) -> None:
         "half": content[: len(content) // 2],
         "end": content[:-10],
         "head": bytes(64) + content[64:],
+        "type": content.replace(b"<i2", b"<g2", 1),
     }
     for name, damaged in files.items():
         (tmp_path / f"{name}.b2nd").write_bytes(damaged)

@@ -107,6 +107,22 @@ def test_every_series_ends_as_volume_or_with_a_reason(here: Path) -> None:
     }
 
 
+def test_a_file_that_can_not_be_read_costs_its_series_alone(here: Path) -> None:
+    (here / "dicom" / GOOD[1] / "0003.dcm").unlink()
+    (here / "dicom" / GOOD[1] / "0003.dcm").symlink_to("/proc/self/mem")  # reading it fails as a bad disk does
+    table = run()
+    assert table["status"][[GOOD[0], GOOD[2]]].tolist() == ["ok", "ok"]
+    assert table.loc[GOOD[1], "reason"] == "download_incomplete"
+
+
+def test_no_picture_is_no_reason_to_stop(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(convert.decoding, "preview", fail)
+    assert run()["reason"].tolist() == ["", "", "", "localizer", "download_missing"]
+
+
 def test_volume_is_the_series_on_the_final_grid(here: Path) -> None:
     row = run().loc[GOOD[1]]
     stored = store.open_volume(Path("volumes") / row["path"])

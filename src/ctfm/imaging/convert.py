@@ -37,9 +37,16 @@ def key(job: dict[str, Any], url: str) -> str:
     if url.startswith("file:"):
         place = Path(url.removeprefix("file:"))
         found = place.iterdir() if place.is_dir() else place.parent.glob(place.name)
-        source = [[path.name, sha256(path)] for path in sorted(found) if path.is_file()]
+        source = [[path.name, _content(path)] for path in sorted(found) if path.is_file()]
     settings = {name: value for name, value in job["prepare"].items() if name != "cross_check"}
     return digest([job["stage"], job["version"], settings, source])
+
+
+def _content(path: Path) -> str:
+    try:
+        return sha256(path)
+    except OSError:  # it will be missed when it is fetched, and costs its series alone
+        return ""
 
 
 def convert(folder: Path, settings: Prepare, criteria: Criteria) -> tuple[Volume, dict[str, Any]]:
@@ -128,9 +135,11 @@ def picture(folder: Path) -> np.ndarray | None:
     try:
         files = dicom.series_files(folder)
         values = decoding.preview(files[len(files) // 2]).astype(np.float32)
-    except (Quarantine, OSError):
+        return pictures.thumbnail(values.mean(axis=-1) if values.ndim > 2 else values)
+    except (MemoryError, UserError):
+        raise
+    except Exception:  # the series is refused already; that it has no picture must not stop the others
         return None
-    return pictures.thumbnail(values.mean(axis=-1) if values.ndim > 2 else values)
 
 
 def _voxels(array: np.ndarray) -> str:

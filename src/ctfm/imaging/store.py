@@ -98,7 +98,7 @@ def open_volume(path: Path | str) -> Stored:
         handle = blosc2.open(str(path), mode="r", dparams={"nthreads": 1})
         facts = handle.schunk.vlmeta["ctfm"]
         return Stored(handle, np.asarray(facts["affine"], dtype=float), facts["meta"])
-    except (RuntimeError, OSError, KeyError, ValueError, AttributeError) as error:
+    except Exception as error:  # damaged bytes lead blosc2 to errors of any kind
         raise Quarantine("unreadable", f"{path}: {error}") from error
 
 
