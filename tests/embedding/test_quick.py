@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ctfm.embedding import quick
+from ctfm.embedding import quick, shared
 from ctfm.encoders import suprem_unet
 from tests.embedding.test_shared import encoder
 
@@ -33,6 +33,10 @@ def test_the_copy_gives_the_same_maps_and_the_network_stays(make):
         for ours, wanted in zip(copy(x), network(x), strict=True):
             torch.testing.assert_close(ours, wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_patches_still_share_in_the_copy():
+    assert shared.fits(quick.quick(encoder(), winograd=False)) and shared.fits(quick.quick(encoder(16), winograd=True))
 
 
 def test_only_plain_convolutions_of_many_channels_are_replaced():

@@ -82,7 +82,7 @@ def quick(encoder: nn.Module, winograd: bool) -> nn.Module:
             for name, child in part.named_children():
                 if isinstance(child, nn.Conv3d) and _is_wide(child):
                     setattr(part, name, Winograd(child))
-    return made.requires_grad_(False)
+    return made.eval().requires_grad_(False)
 
 
 def _is_wide(module: nn.Conv3d) -> bool:
