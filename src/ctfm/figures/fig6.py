@@ -7,23 +7,16 @@ not in the run says so.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
-from pathlib import Path
-
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 
 from ctfm import published
 from ctfm.config import Figures
+from ctfm.figures import _pca, _saliency, _search
 from ctfm.figures import _planes as shared
-from ctfm.figures import _search
 from ctfm.figures import _style as style
 from ctfm.figures._results import Results
-
-MODULES = {"d": "_pca", "e": "_saliency"}  # of this folder
-OTHERS = {"d": ("Components of the embeddings", "pca"), "e": ("Saliency", "saliency")}
 
 
 def draw(results: Results, settings: Figures) -> tuple[Figure, pd.DataFrame]:
@@ -39,20 +32,9 @@ def draw(results: Results, settings: Figures) -> tuple[Figure, pd.DataFrame]:
     figure = style.blank(settings, 1.15)
     grid = figure.add_gridspec(3, 2, height_ratios=[1.2, 1, 1])
     places = {"a": grid[0, 0], "b": grid[0, 1], "c": grid[1, 0], "d": grid[1, 1], "e": grid[2, :]}
-    drawn = [_panel(letter)(figure, place, results, settings, letter) for letter, place in places.items()]
+    drawn = [PANELS[letter](figure, place, results, settings, letter) for letter, place in places.items()]
     rows = pd.concat([part for part in drawn if len(part)] or drawn[:1], ignore_index=True)
     return (figure, rows) if len(rows) else shared.nothing(settings, "Figure 6")
-
-
-Panel = Callable[[Figure, SubplotSpec, Results, Figures, str], pd.DataFrame]
-
-
-def _panel(letter: str) -> Panel:
-    """Return what draws a panel; one whose module is not there says what would fill it."""
-    if letter not in MODULES:
-        return _clusters if letter == "a" else _search.panel
-    there = Path(__file__).with_name(f"{MODULES[letter]}.py").is_file()
-    return importlib.import_module(f"ctfm.figures.{MODULES[letter]}").panel if there else _missing
 
 
 def _clusters(figure: Figure, spec: SubplotSpec, results: Results, settings: Figures, letter: str) -> pd.DataFrame:
@@ -72,9 +54,4 @@ def _clusters(figure: Figure, spec: SubplotSpec, results: Results, settings: Fig
     return pd.concat([found, own]).assign(panel=letter).reindex(columns=shared.COLUMNS)
 
 
-def _missing(figure: Figure, spec: SubplotSpec, results: Results, settings: Figures, letter: str) -> pd.DataFrame:
-    what, kind = OTHERS[letter]
-    axes = figure.add_subplot(spec)
-    style.heading(axes, letter, what)
-    style.message(axes, f"No task of the kind '{kind}' in this run.")
-    return pd.DataFrame()
+PANELS = {"a": _clusters, "b": _search.panel, "c": _search.panel, "d": _pca.panel, "e": _saliency.panel}
