@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tests import commands
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.workflow
+OPTIONS_WITH_VALUES = ("--configfile", "--allowed-rules")
 OPTIONS_WITH_A_VALUE = ("--profile", "--cores", "--quiet")
 NOT_PLANNED = {"--lint", "--rulegraph", "--report", "--conda-create-envs-only", "--version"}
 # What the files laid over the paper's run expect to be there.
@@ -32,9 +34,10 @@ def parsed(words: tuple[str, ...]) -> tuple[tuple[str, ...], set[str]]:
     configs, targets, rest = [], set(), list(words[1:])
     while rest:
         word = rest.pop(0)
-        if word == "--configfile":
-            while rest and not rest[0].startswith("-"):
-                configs.append(rest.pop(0))
+        if word in OPTIONS_WITH_VALUES:
+            values = list(takewhile(lambda text: not text.startswith("-"), rest))
+            rest = rest[len(values) :]
+            configs += values if word == "--configfile" else []
         elif word in OPTIONS_WITH_A_VALUE and rest:
             rest.pop(0)
         elif not word.startswith("-"):
