@@ -35,7 +35,7 @@ demo: install
 # TABLES: the folder of the tables that were published with the paper; they are not shipped here.
 OUT ?= results/published_tables
 published: install
-	@test -d "$(TABLES)" || { echo "error: name the folder of the tables: make published TABLES=FOLDER"; exit 2; }
+	@test -d "$(TABLES)" || { echo "error: name the folder of the tables: make published TABLES=FOLDER" >&2; exit 2; }
 	$(BIN)/python -m ctfm import-published "$(TABLES)" --out "$(OUT)"
 	$(BIN)/python -m ctfm figures --config config/config.yaml --results "$(OUT)" --out "$(OUT)/report/figures" \
 	  --id fig2 --id fig4 --id fig6 --id ed1

@@ -67,6 +67,7 @@ def compare(encoder: Encoder, scan: read.Scan, settings: Patches, chosen: argpar
         f"{device}; torch {torch.__version__}, {loop.precision()}; scan {scan.shape}, {len(cut)} patches of {cut.patch}"
     )
     plain_net = encoder.module.to(memory_format=torch.contiguous_format)
+    plain(encoder, plain_net, scan, cut, some[:1])  # a warm-up
     wanted, slow, work = measured(lambda: plain(encoder, plain_net, scan, cut, some), repeats, encoder.device)
     whole = len(cut) / len(some)
     rows = [("plain", slow * whole, work * whole, wanted)]

@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from pretrain_step import peak, teraflop
 
-from ctfm import files, tables
+from ctfm import files, schemas, tables
 from ctfm.errors import UserError
 from ctfm.imaging import store
 from ctfm.imaging.volume import Volume
@@ -41,7 +41,7 @@ def corpus(folder: Path, count: int, shape: tuple[int, int, int]) -> Path:
         image, _ = anatomy.case(rng, shape, SPACING, "trunk", body)
         path = folder / f"{number}.b2nd"
         store.save(Volume(image.array, image.affine), path)
-        row = dict.fromkeys(tables.SCHEMAS["volumes"].names)
+        row = dict.fromkeys(schemas.SCHEMAS["volumes"].names)
         row |= {"SeriesInstanceUID": str(number), "shard": 0, "status": "ok", "reason": "", "path": path.name}
         row |= {"shape": list(shape), "spacing_out": list(SPACING), "bytes": path.stat().st_size}
         rows.append(row | {"sha256": files.sha256(path)})

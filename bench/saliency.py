@@ -9,6 +9,7 @@ Use: OMP_NUM_THREADS=1 python bench/saliency.py [--shape 96 96 96] [--naive 8] [
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -18,9 +19,8 @@ import numpy as np
 import torch
 from monai.networks.nets.segresnet_ds import SegResEncoder
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from ctfm.embedding import changes, occlusion
+from ctfm.embedding import changes, occlusion, winograd
 
 FILTERS, BLOCKS = 32, (1, 2, 2, 4, 4)  # CT-FM's
 
@@ -50,13 +50,6 @@ def timed(work: Callable[[], np.ndarray], device: str) -> tuple[np.ndarray, floa
     start = clock(device)
     made = work()
     return made, clock(device) - start
-
-
-def products(work: Callable[[], object]) -> float:
-    """Return the multiplications (in 1e9) of convolutions and matrix products."""
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return counter.get_total_flops() / 2e9
 
 
 class Ways:
@@ -108,6 +101,8 @@ def compare(ways: Ways, given: argparse.Namespace, device: str) -> None:
         "batches of whole images": (ways.batched, few),
         "ours": (ways.followed, some),
     }
+    if not given.batched:
+        del todo["batches of whole images"]
     found, seconds = {}, {name: [] for name in todo}
     for name, (way, blocks) in todo.items():
         way(blocks[: at_once if name == "ours" else 1])  # filters are made, kernels chosen
@@ -126,26 +121,34 @@ def compare(ways: Ways, given: argparse.Namespace, device: str) -> None:
             f"  {name:<24} {middle * 1e3:9.2f} ms a block ({count} timed), map {middle * total:8.1f} s, "
             f"{naive / middle:5.1f} times the naive loop (rounds: {times})"
         )
+    bounds(ways, some, at_once)
     places = [int(np.flatnonzero(some == n)[0]) for n in few]
     one, other = (occlusion.distances(ways.embedding, moved) for moved in (found["naive loop"], found["ours"][places]))
     print(f"  largest difference of distances {np.abs(one - other).max():.1e}, largest distance {one.max():.1e}")
 
 
-def bounds(ways: Ways, given: argparse.Namespace, device: str) -> None:
-    """Print how many multiplications each way needs for a block."""
-    some = sample(ways, 4 * occlusion.AT_ONCE[device], occlusion.AT_ONCE[device])
-    whole = products(lambda: ways.naive(some[:1]))
-    with mock.patch.object(changes, "WIDE", 10**9):
-        boxes = products(lambda: ways.followed(some)) / len(some)
-    fewer = products(lambda: ways.followed(some)) / len(some)
+def bounds(ways: Ways, some: np.ndarray, at_once: int) -> None:
+    """Print how many multiplications the convolutions need for a block (those of the tiles' transforms left out)."""
+    convolutions = [layer for layer in ways.module.modules() if isinstance(layer, nn.Conv3d)]
+    whole = boxed = tiled = 0.0
+    for first in range(0, len(some), at_once):
+        low = ways.starts[some[first : first + at_once]]
+        boxes = changes.Boxes(low, low + ways.change.shape[1:], ways.network.shape)
+        for conv in convolutions:
+            boxes, pairs = boxes.after(conv), len(low) * conv.in_channels * conv.out_channels / len(some)
+            whole += 27 * pairs * math.prod(boxes.shape)
+            boxed += 27 * pairs * math.prod(boxes.size)
+            if max(conv.stride) == 1 and conv.in_channels >= changes.WIDE:
+                m = winograd.best(boxes.size)
+                tiled += pairs * math.prod(math.ceil(size / m) * (m + 2) for size in boxes.size)
+            else:
+                tiled += 27 * pairs * math.prod(boxes.size)
     print(
-        f"  multiplications a block: {whole:.1f}e9 whole, {boxes:.1f}e9 in boxes (bound {whole / boxes:.1f} times), "
-        f"{fewer:.1f}e9 with Winograd's filters (bound {whole / fewer:.1f} times)"
+        f"  multiplications a block: {whole / 1e9:.1f}e9 whole, {boxed / 1e9:.1f}e9 in boxes (bound {whole / boxed:.1f}"
+        f" times), {tiled / 1e9:.1f}e9 with Winograd's filters (bound {whole / tiled:.1f} times)"
     )
-    memory = sum(
-        t.numel() * t.element_size() for t in [*ways.network._filters.values(), *ways.network._before.values()]
-    )
-    print(f"  kept: {memory / 1e9:.2f} GB of maps and filters")
+    kept = [*ways.network._filters.values(), *ways.network._before.values()]
+    print(f"  kept: {sum(values.numel() * values.element_size() for values in kept) / 1e9:.2f} GB of maps and filters")
 
 
 def main() -> None:
@@ -156,7 +159,7 @@ def main() -> None:
     parser.add_argument("--naive", type=int, default=8, help="blocks that the naive loop answers")
     parser.add_argument("--ours", type=int, default=96, help="blocks that ours answers; 0: all")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--counts", action="store_true", help="count multiplications too")
+    parser.add_argument("--batched", action="store_true", help="time batches of whole images too")
     parser.add_argument("--device", default="auto")
     given = parser.parse_args()
     device = given.device if given.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
@@ -165,8 +168,6 @@ def main() -> None:
     with torch.inference_mode(), occlusion._exact():
         ways = Ways(encoder(device), image, plan, device)
         compare(ways, given, device)
-        if given.counts:
-            bounds(ways, given, device)
 
 
 if __name__ == "__main__":

@@ -260,7 +260,9 @@ def training(root: Path) -> None:
     hardware = {"device": "cpu", "devices": 1, "precision": "32-true"}
     facts = {"steps": 20, "seconds": 61.5, "gpu_hours": 0.0, "hardware": hardware, "last": {"loss": 1.25}, "best": None}
     write_json({**stamp("pretrain", seed=7), **facts}, folder / "run.json")
-    (folder / "metrics.csv").write_text("epoch,step,loss,lr,seconds,std\n0,10,2.0,0.001,3,0.2\n1,20,1.25,0.0005,3,\n")
+    head = "epoch,step,loss,lr,seconds,alignment,uniformity,std\n"
+    lines = "0,10,2.0,0.001,3,0.5,-1.0,0.2\n1,20,1.25,0.0005,3,0.25,-1.5,\n"
+    (folder / "metrics.csv").write_text(head + lines)
     scores = [
         {"encoder": "ctfm", "checkpoint": f"epoch={e:04d}.ckpt", "epoch": e, "step": e, "shots": 5, "seed": s}
         | {"metric": metric, "value": 0.1 * e + 0.01 * s}

@@ -96,7 +96,7 @@ def test_file_names_tell_the_model(tmp_path, name, encoder):
 
 def test_columns_that_are_not_read_may_be_missing_or_more(tmp_path):
     path = tmp_path / "semantic_distances_Model_type.ct_fm.csv"
-    path.write_text("Image_ID,extra,Semantic_Distance\ns1,a,\ns2,b,2.5\n7,c,3.5\n")
+    path.write_text("Image_ID,extra,Semantic Distance\ns1,a,\ns2,b,2.5\n7,c,3.5\n")
     found = distances([path], 1)
     assert found.metrics.value.dropna().tolist() == [2.5, 3.5] and set(found.metrics.patient) == {"s1", "s2", "7"}
     assert "inside_published" not in set(found.summary.metric)

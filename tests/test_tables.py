@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from ctfm import tables
+from ctfm import schemas, tables
 from ctfm.errors import UserError
 
 ROW = {"step": "all", "series": 3, "studies": 2, "patients": 1}
@@ -35,4 +35,4 @@ def test_files_that_are_no_tables(tmp_path):
 
 def test_an_empty_table_keeps_its_types(tmp_path):
     tables.write(tables.of("volumes", []), "volumes", tmp_path / "v.parquet")
-    assert list(tables.read("volumes", tmp_path / "v.parquet").columns) == tables.SCHEMAS["volumes"].names
+    assert list(tables.read("volumes", tmp_path / "v.parquet").columns) == schemas.SCHEMAS["volumes"].names

@@ -131,8 +131,10 @@ FORMS: dict[str, Callable[[Sequence[Path], int], Imported]] = {
 def _distance_table(path: Path) -> pd.DataFrame:
     """Return the columns that are read, named as published; ``inside_label`` need not be there."""
     table = _csv(path)
-    wanted = {_column(path, table, name, (name,)): name for name in (published_distances.SCAN, published_distances.CM)}
-    return table.rename(columns=wanted | {c: published_distances.IN for c in table if str(c).lower() == "inside_label"})
+    names = (published_distances.SCAN, published_distances.CM)
+    wanted = {_column(path, table, name, (name, name.replace("_", " "))): name for name in names}
+    inside = [column for column in table if str(column).lower().replace(" ", "_") == published_distances.IN]
+    return table.rename(columns=wanted | dict.fromkeys(inside, published_distances.IN))
 
 
 def _prediction_rows(path: Path) -> pd.DataFrame:

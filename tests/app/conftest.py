@@ -35,7 +35,7 @@ def encoder(tmp_path_factory) -> Encoder:
     return Encoder(demo.encoder(tmp_path_factory.mktemp("encoders") / "random"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def site(phantoms, encoder, tmp_path_factory) -> Iterator[Site]:
     """Return the site."""
     made = serve.make(
@@ -45,13 +45,13 @@ def site(phantoms, encoder, tmp_path_factory) -> Iterator[Site]:
     made.jobs.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def client(site) -> TestClient:
     """Return a client that asks the site directly."""
     return TestClient(build(site), base_url="http://localhost")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def address(site) -> Iterator[str]:
     """Return the address of the site on a port of this machine."""
     listener = socket.create_server(("127.0.0.1", 0))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import shutil
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from PIL import Image
+from scipy.spatial.transform import Rotation
 
 from ctfm.app.site import STATIC
-from tests.app.conftest import nifti
+from ctfm.imaging.volume import Volume
+from tests.app.conftest import block, nifti
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser and isn't installed")
@@ -52,6 +56,13 @@ def page(request, address, tmp_path_factory) -> Iterator:
     assert not [text for text in complaints if "422" not in text]  # a refused file is the one error that is asked for
 
 
+def flipped(shape):
+    """Return the map of voxels (z, y, x) whose y and x axes run backwards, to those that run forwards."""
+    made = np.diag([1.0, -1, -1, 1])
+    made[1:3, 3] = np.subtract(shape[1:], 1)
+    return made
+
+
 def place(page, of="source"):
     """Return the point of the cross-hair, L, P, S in mm, as it is told under a scan."""
     text = page.locator(f"#{of}-where").inner_text()
@@ -68,6 +79,13 @@ def click(page, across, down, of="source"):
     box = page.locator(f"#{of}-view").bounding_box()
     page.mouse.click(box["x"] + across * box["width"], box["y"] + down * box["height"])
     return settled(page, of)
+
+
+def picture(page, of="source"):
+    """Return what is drawn of a scan, (rows, columns, 3)."""
+    page.wait_for_timeout(500)
+    content = page.locator(f"#{of}-view").screenshot()
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
 
 
 @browser_needed
@@ -105,16 +123,7 @@ def test_choose_click_search_and_see(page):
 @browser_needed
 @pytest.mark.browser
 def test_the_heat_map_and_the_window_are_drawn(page):
-    view = page.locator("#target-view")
-
-    def colours():
-        page.wait_for_timeout(500)
-        import io
-
-        from PIL import Image
-
-        return np.asarray(Image.open(io.BytesIO(view.screenshot())).convert("RGB")).astype(int)
-
+    colours = lambda: picture(page, "target")  # noqa: E731
     warm = lambda drawn: ((drawn[:, :, 0] - drawn[:, :, 2]) > 60).mean()  # noqa: E731
     page.locator("#opacity").fill("90")
     page.locator("#top").fill("40")
@@ -182,6 +191,30 @@ def test_a_bad_file_gets_a_message_and_a_good_one_is_the_source(page, tmp_path):
     page.locator("#remove").click()
     page.wait_for_selector("#source-view[data-scan='1']:not(.busy)")
     assert page.locator("#source option").count() == 2
+
+
+@browser_needed
+@pytest.mark.browser
+def test_a_click_on_an_oblique_flipped_scan_is_the_voxel_seen_there(page, tmp_path):
+    made = block(shape=(40, 36, 44), spacing=(2.0, 2.0, 2.0))
+    made = Volume(made.array[:, ::-1, ::-1], made.affine @ flipped(made.shape))
+    turn = Rotation.from_euler("zx", [25, 12], degrees=True).as_matrix()
+    affine = made.affine.copy()
+    affine[:3] = turn @ affine[:3]
+    page.set_input_files("#file", nifti(tmp_path / "oblique.nii", Volume(np.ascontiguousarray(made.array), affine)))
+    api.expect(page.locator("#status")).to_contain_text("oblique was added", timeout=PATIENCE_MS)
+    page.wait_for_selector("#source-view:not(.busy)")
+    page.check("input[name=view][value=axial]", force=True)
+    page.locator("#source-slice").fill("12")
+    drawn = picture(page)
+    rows, columns = np.nonzero(drawn.min(axis=2) > 240)  # the ball is white, water grey, the cross-hair blue
+    click(page, columns.mean() / drawn.shape[1], rows.mean() / drawn.shape[0])
+    assert "800 HU" in page.locator("#source-where").inner_text()
+    where = settled(page)
+    page.mouse.wheel(0, 120)
+    assert (settled(page) != where).any()
+    page.locator("#remove").click()
+    page.wait_for_selector("#source-view[data-scan='1']:not(.busy)")
 
 
 @browser_needed

@@ -11,7 +11,9 @@ import SimpleITK as sitk
 
 from ctfm.app import demo, searching
 from ctfm.app.jobs import Job, Stopped
+from ctfm.app.library import Entry
 from ctfm.app.searching import Found
+from ctfm.app.sources import Source
 from ctfm.embedding import dense, patches, similarity
 from ctfm.imaging import store
 from tests.app.conftest import OVERLAP, PATCH
@@ -119,6 +121,16 @@ def test_progress_rises_to_the_end_and_stopping_ends_the_embedding(asked, site):
         searching.Searcher(searcher.encoder, searcher.settings, searcher.library)._dense(
             site.library.get("2"), lambda share: job.tell(share, "")
         )
+
+
+def test_a_target_that_can_not_be_used_costs_only_itself(asked, site, tmp_path):
+    searcher, _, point = asked
+    (tmp_path / "bad.nii").write_bytes(b"no scan")
+    bad = Entry("9", Source("bad", tmp_path / "bad.nii"), tmp_path / "work")
+    job = Job("b")
+    searcher.search(job, site.library.get("1"), point, [bad, site.library.get("2")])
+    assert "unreadable" in job.results[0].fault and not job.results[0].matches
+    assert job.results[1].matches and not job.results[1].fault
 
 
 def test_the_table_repeats_the_query_and_holds_no_formula():

@@ -138,16 +138,12 @@ def test_a_real_series_as_zip_gives_the_voxels_that_simpleitk_reads(client, shar
     client.delete(f"/api/scans/{scan}")
 
 
-HOSTILE = {
+HOSTILE = {  # more of them in test_uploads.py
     "nothing": b"",
     "text": b"hello",
-    "cut off": gzip.compress(header() + np.random.default_rng(0).bytes(1024))[:-300],
     "as large as it likes": header((3, 32767, 32767, 32767, 1, 1, 1, 1)),
-    "other files": b"NRRD0004\ntype: short\ndimension: 3\ndata file: /etc/passwd\n",
-    "four axes": header((4, 8, 8, 8, 9, 1, 1, 1)) + bytes(2 * 512 * 9),
     "all the same": header() + bytes(1024),
-    "no dicom": zipped([("../../x", b"hello")]),
-    "broken dicom": zipped([(f"{n}", dicom()) for n in range(5)]),
+    "broken dicom": zipped([(f"../{n}", dicom()) for n in range(5)]),
 }
 
 

@@ -54,10 +54,12 @@ def test_a_folder_offers_files_and_dicom_and_pairs_label_maps(tmp_path):
     nifti(tmp_path / "liver_2_labels.nii.gz", labels())
     (tmp_path / "series").mkdir()
     (tmp_path / "series/1.dcm").write_bytes(bytes(128) + b"DICM")
+    nifti(tmp_path / "series_seg.nii", labels())
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes/readme.txt").write_text("x")
     found = {source.name: source for source in sources.find(tmp_path)}
     assert list(found) == ["liver", "liver_2", "series"]
+    assert found["series"].label == tmp_path / "series_seg.nii"
     assert found["liver"].label is None
     assert found["liver_2"].label == tmp_path / "liver_2_labels.nii.gz"
     assert found["liver_2"].ids[5] == "liver"  # TotalSegmentator's

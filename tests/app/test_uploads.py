@@ -59,36 +59,36 @@ def test_a_nifti_file_is_copied_as_long_as_it_says(tmp_path, pack):
     assert unpacked(tmp_path, pack(whole + b"more")).read_bytes() == whole
 
 
-@pytest.mark.parametrize(
-    ("content", "code"),
-    [
-        (b"\x89PNG\r\n\x1a\n" + bytes(2000), "unknown_kind"),
-        (b"NRRD0004\ndata file: /etc/passwd\n", "unknown_kind"),
-        (b"ObjectType = Image\nElementDataFile = /etc/passwd\n", "unknown_kind"),
-        (b"", "unknown_kind"),
-        (gzip.compress(b"hello"), "unknown_kind"),
-        (gzip.compress(header() + np.random.default_rng(0).bytes(1024))[:-200], "damaged"),
-        (b"\x1f\x8b" + bytes(100), "damaged"),
-        (header() + bytes(1023), "damaged"),
-        (header((3, 32767, 32767, 32767, 1, 1, 1, 1)), "too_large"),
-        (header((7, *[32767] * 7)), "not_3d"),
-        (header((4, 8, 8, 8, 2, 1, 1, 1)) + bytes(2048), "not_3d"),
-        (header((2, 8, 8, 1, 1, 1, 1, 1)) + bytes(2048), "not_3d"),
-        (header((3, 8, 0, 8, 1, 1, 1, 1)), "not_3d"),
-        (header((3, 8, -8, 8, 1, 1, 1, 1)), "not_3d"),
-        (header(kind=128) + bytes(2048), "unknown_kind"),  # colours
-        (header(kind=77) + bytes(2048), "damaged"),
-        (header(magic=b"ni1\0") + bytes(1024), "unknown_kind"),  # its voxels would be in a second file
-        (header(offset=1e30) + bytes(1024), "unknown_kind"),
-        (header(offset=float("nan")) + bytes(1024), "damaged"),
-        (header(offset=-5.0) + bytes(1024), "unknown_kind"),
-        (zipped([]), "no_files"),
-        (zipped([("a.txt", b"hello")]), "no_files"),
-        (b"PK\x03\x04" + bytes(100), "damaged"),
-        (zipped([("a", dicom())])[:-30], "damaged"),
-        (zipped([("inner.zip", zipped([("a.dcm", dicom())]))]), "no_files"),
-    ],
-)
+NO_SCANS = [
+    (b"\x89PNG\r\n\x1a\n" + bytes(2000), "unknown_kind"),
+    (b"NRRD0004\ndata file: /etc/passwd\n", "unknown_kind"),
+    (b"ObjectType = Image\nElementDataFile = /etc/passwd\n", "unknown_kind"),
+    (b"", "unknown_kind"),
+    (gzip.compress(b"hello"), "unknown_kind"),
+    (gzip.compress(header() + np.random.default_rng(0).bytes(1024))[:-200], "damaged"),
+    (b"\x1f\x8b" + bytes(100), "damaged"),
+    (header() + bytes(1023), "damaged"),
+    (header((3, 32767, 32767, 32767, 1, 1, 1, 1)), "too_large"),
+    (header((7, *[32767] * 7)), "not_3d"),
+    (header((4, 8, 8, 8, 2, 1, 1, 1)) + bytes(2048), "not_3d"),
+    (header((2, 8, 8, 1, 1, 1, 1, 1)) + bytes(2048), "not_3d"),
+    (header((3, 8, 0, 8, 1, 1, 1, 1)), "not_3d"),
+    (header((3, 8, -8, 8, 1, 1, 1, 1)), "not_3d"),
+    (header(kind=128) + bytes(2048), "unknown_kind"),  # colours
+    (header(kind=77) + bytes(2048), "damaged"),
+    (header(magic=b"ni1\0") + bytes(1024), "unknown_kind"),  # its voxels would be in a second file
+    (header(offset=1e30) + bytes(1024), "unknown_kind"),
+    (header(offset=float("nan")) + bytes(1024), "damaged"),
+    (header(offset=-5.0) + bytes(1024), "unknown_kind"),
+    (zipped([]), "no_files"),
+    (zipped([("a.txt", b"hello")]), "no_files"),
+    (b"PK\x03\x04" + bytes(100), "damaged"),
+    (zipped([("a", dicom())])[:-30], "damaged"),
+    (zipped([("inner.zip", zipped([("a.dcm", dicom())]))]), "no_files"),
+]
+
+
+@pytest.mark.parametrize(("content", "code"), NO_SCANS, ids=[f"{n}-{code}" for n, (_, code) in enumerate(NO_SCANS)])
 def test_what_is_no_scan_is_refused_with_a_reason(tmp_path, content, code):
     with pytest.raises(Quarantine) as caught:
         unpacked(tmp_path, content)

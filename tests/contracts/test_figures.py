@@ -22,6 +22,7 @@ FROZEN = ("fig5", "fig6", "ed4", "ed5", "ed7")  # of tasks that train nothing
 def results(tmp_path_factory):
     root = synthetic.run(tmp_path_factory.mktemp("results"))
     synthetic.training(root)
+    synthetic.corpus(root)
     synthetic.tumours(root)
     synthetic.triage(root)
     synthetic.search(root)
@@ -80,6 +81,7 @@ def test_without_tables_says_which_command_makes_them(name, tmp_path):
 def whatever(request, tmp_path_factory):
     root, kwargs = synthetic.run(tmp_path_factory.mktemp("whatever"), **request.param), request.param
     synthetic.training(root)
+    synthetic.corpus(root)
     synthetic.tumours(root, encoders=kwargs.get("encoders", ("ctfm", "random")), n=kwargs.get("patients", 6) % 9)
     synthetic.frozen(root, kwargs.get("encoders", ("ctfm",)), kwargs.get("dataset", "phantoms"))
     synthetic.search(root, kwargs.get("encoders", ("ctfm",)), n=1 + kwargs.get("patients", 6) % 9)

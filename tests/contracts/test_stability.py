@@ -213,6 +213,18 @@ def test_a_scan_that_cannot_be_read_costs_only_its_pair(done, tmp_path):
     stability.predict(folder / "model", [bad], tmp_path / "out")
     rows = stability.measure(stability.Settings(), [bad], tmp_path / "out")
     assert values(rows, "outlier") == {"r0009": 1} and "unreadable" in rows[-1]["note"]
+    partner = stability.ring(["r0009", cases[0].case], 0)
+    assert partner[cases[0].case] == "r0009"  # whose second scan is torn, which costs that comparison alone
+    for case in (cases[0], bad):
+        (tmp_path / "both").mkdir(exist_ok=True)
+        for path in (case.image, case.label):
+            (tmp_path / "both" / path.name).write_bytes(path.read_bytes())
+    pair = [
+        replace(c, **{k: tmp_path / "both" / getattr(c, k).name for k in ("image", "label")}) for c in (cases[0], bad)
+    ]
+    (tmp_path / "both/r0009_second.b2nd").write_bytes(b"torn")
+    stability.predict(folder / "model", pair, tmp_path / "two")
+    assert set(stability.read(tmp_path / "two", cases[0].case)[0].comparison) == {"registered", "unregistered"}
     with pytest.raises(UserError, match=r"r0000.patches.parquet"):
         stability.measure(stability.Settings(), cases[:1], tmp_path)
 

@@ -27,7 +27,7 @@ def test_winograd_is_the_convolution(shape, bias):
 def test_the_copy_gives_the_same_maps_and_the_network_stays(make):
     network = make()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    copy, x = quick.quick(network), torch.rand(1, 1, 16, 32, 48)
+    copy, x = quick.quick(network, winograd=True), torch.rand(1, 1, 16, 32, 48)
     assert any(isinstance(part, quick.Winograd) for part in copy.modules())
     with torch.inference_mode():
         for ours, wanted in zip(copy(x), network(x), strict=True):
@@ -38,5 +38,7 @@ def test_the_copy_gives_the_same_maps_and_the_network_stays(make):
 def test_only_plain_convolutions_of_many_channels_are_replaced():
     kinds = {"stride": 2}, {"padding": 0}, {"dilation": 2}, {"groups": 2}, {"kernel_size": 1, "padding": 0}
     layers = [nn.Conv3d(128, 128, **{"kernel_size": 3, "padding": 1, **kind}) for kind in kinds]
-    copy = quick.quick(nn.Sequential(*layers, nn.Conv3d(64, 128, 3, padding=1), nn.Conv3d(128, 128, 3, padding=1)))
+    copy = quick.quick(
+        nn.Sequential(*layers, nn.Conv3d(64, 128, 3, padding=1), nn.Conv3d(128, 128, 3, padding=1)), True
+    )
     assert [isinstance(part, quick.Winograd) for part in copy] == [False] * 6 + [True]

@@ -260,3 +260,12 @@ def test_real_places_are_those_of_the_newest_release(paper: query.Selection) -> 
     for collection in paper.collections["collection_id"]:
         assert f"(`{collection}`)" in paper.attribution
     assert paper.attribution.count("https://doi.org/") >= 2 * 71 + 1  # a DOI and a citation of each, and IDC's
+
+
+def test_real_pairs_of_rider_and_a_corpus_without_them(paper: query.Selection) -> None:
+    """63 series of 32 patients, as the paper counts them; all but one patient have two."""
+    rider = query.select(Corpus(collections=("rider_lung_ct",))).series
+    assert len(rider) == 63 and rider.groupby("PatientID").size().value_counts().to_dict() == {2: 31, 1: 1}
+    assert set(rider["SeriesInstanceUID"]) <= set(paper.series["SeriesInstanceUID"])
+    clean = query.select(Corpus(exclude_downstream=True)).series
+    assert not set(rider["SeriesInstanceUID"]) & set(clean["SeriesInstanceUID"])

@@ -94,18 +94,18 @@ def test_slices_that_each_have_their_own_rescale_are_read(tmp_path: Path) -> Non
     assert not reason(tmp_path / "s", change)
 
 
-@pytest.mark.parametrize(("slices", "rows", "code"), [((9,), 20, "truncated: "), ((9,), 32, "truncated: ")])
-def test_lost_pixels_are_noticed(tmp_path: Path, slices: tuple[int, ...], rows: int, code: str) -> None:
+@pytest.mark.parametrize(("slices", "rows"), [((9,), 20), ((9,), 32), ((4, 5, 6, 12), 32)])
+def test_lost_pixels_are_noticed(tmp_path: Path, slices: tuple[int, ...], rows: int) -> None:
     hu = noisy()
     hu[slices, -rows:] = -1024
-    assert reason(tmp_path / "s", located, hu).startswith(code)
+    assert reason(tmp_path / "s", located, hu).startswith("truncated: ")
 
 
 def test_empty_rows_that_neighbours_share_are_no_loss(tmp_path: Path) -> None:
     hu = noisy()
     hu[:5, -12:] = -1024  # a field of view that begins later
     hu[:2] = -1024  # slices of nothing at an end
-    hu[10:12, -9:] = -1024
+    hu[10:12, -1:] = -1024
     hu[15, -1:] = -1024
     assert not reason(tmp_path / "s", located, hu)
 

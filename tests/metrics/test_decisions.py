@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from ctfm import tables
+from ctfm import schemas, tables
 from ctfm.config import Evaluate
 from ctfm.metrics import classify, decisions
 
@@ -37,7 +37,7 @@ def indexed(rows):
 def test_rows_fit_the_table_and_say_what_scikit_learn_says():
     made, said, target = table()
     rows = decisions.summarise(made, SETTINGS)
-    assert set(tables.of("summary", rows).columns) == set(tables.SCHEMAS["summary"].names)
+    assert set(tables.of("summary", rows).columns) == set(schemas.SCHEMAS["summary"].names)
     found = indexed(rows)
     auc = found.loc["ctfm", "", "auc", "ours"]
     by_seed = [roc_auc_score(target, said["ctfm", seed]) for seed in (0, 1)]

@@ -40,6 +40,12 @@ def test_kept_overlap_is_warned_of_and_excluded_overlap_is_not(tmp_path):
     assert overview.warnings(tmp_path) == []
 
 
+def test_the_papers_own_overlap_is_counted():
+    found = overview.paper_overlap()
+    assert any(text.startswith("63 series of rider_lung_ct") for text in found)
+    assert any(text.startswith("421 series of nsclc_radiomics") for text in found)
+
+
 def test_sources_are_what_the_modules_name(tmp_path):
     runs = {
         "encoders/ctfm": {"spec": {"pretrain": {"method": "simclr"}}},

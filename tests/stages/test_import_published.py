@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,6 +16,7 @@ from ctfm.errors import UserError
 from ctfm.stages import import_published as stage
 from ctfm.stages import report
 from tests import synthetic
+from tests.conftest import ROOT
 from tests.test_published_tables import write_tables
 
 FIGURES = json.dumps({"stage": "figures", "version": 1, "figures": {"dpi": 50}})
@@ -124,6 +128,18 @@ def test_the_figure_is_drawn_from_them(tmp_path):
     drawn = pd.read_csv(tmp_path / "figures/fig2.csv")
     (row,) = drawn[(drawn.panel == "b") & (drawn.encoder == "ctfm") & (drawn.method == "ours")].itertuples()
     assert row.estimate == pytest.approx(0.85)
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="no make here")
+def test_one_command_draws_the_figures_and_the_page(tmp_path):
+    """What a newcomer types; the installation is taken as done."""
+    out, here = tmp_path / "out", Path(sys.executable).parent.parent
+    command = ["make", "--old-file", "install", f"VENV={here}", f"OUT={out}", "published"]
+    told = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert told.returncode and "make published TABLES=FOLDER" in told.stderr
+    subprocess.run([*command, f"TABLES={write_tables(tmp_path / 'in')}"], cwd=ROOT, check=True)
+    assert {path.name for path in (out / "report/figures").glob("*.png")} >= {"fig2.png", "fig4.png", "fig6.png"}
+    assert "0.8500" in (out / "report/report.html").read_text()
 
 
 def test_writes_what_it_read_and_can_run_again(tmp_path):

@@ -145,7 +145,7 @@ def check_finished(shard: Shard, out: str) -> None:
     for name in sorted(names):
         if name.endswith((".b2nd", ".png")):
             assert (found / name).read_bytes() == (expected / name).read_bytes(), name
-    for name, table in (("index", "volumes"), ("cross_checks", "cross_checks")):
+    for name, table in (("index", "volumes"), ("cross_checks", "cross_checks")):  # all but how long it took
         one, other = (tables.read(table, f / f"{name}.parquet") for f in (found, expected))
         pd.testing.assert_frame_equal(*(t.drop(columns="seconds", errors="ignore") for t in (one, other)))
         facts = [tables.facts(f / f"{name}.parquet").get("spec") for f in (found, expected)]

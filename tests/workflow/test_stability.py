@@ -44,7 +44,9 @@ def test_pairs_are_found_and_the_wrong_one_is_flagged(fresh, root, monkeypatch):
     assert outliers.loc["REPEAT-004", "note"].startswith("registration failed (correlation of HU")
     summary = pd.read_parquet(fresh.path("evaluate/test_retest/summary.parquet"))
     kept = summary[summary["group"] == "all"].set_index("metric")
-    assert kept.loc["cosine_registered", "n"] == 5 and kept.loc["cosine_registered", "low"] < 1
+    assert kept.loc["cosine_registered", "n"] == 4 and kept.loc["cosine_random", "n"] == 5  # two bodies share no patch
+    without = rows[(rows["metric"] == "cosine_registered") & rows["value"].isna()]
+    assert without["case_id"].tolist() == ["REPEAT-004"] and without["note"].str.contains("correlation").all()
     drawn = pd.read_csv(fresh.path("report/figures/ed7.csv"))
     assert set(drawn["panel"]) == {"a", "b", "c"}
     (fresh.folder / "mine.yaml").write_text(yaml.safe_dump(overlay(least_ncc=0.5)))

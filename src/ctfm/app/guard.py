@@ -32,7 +32,7 @@ HEADERS = {
 
 
 class Guard:
-    """Middleware around the whole site.
+    """Around the whole site.
 
     Args:
         app: the site.
@@ -41,7 +41,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, names: Iterable[str] = ()) -> None:
         self.app = app
-        self.names = {"localhost", socket.gethostname().lower(), socket.getfqdn().lower(), *names}
+        self.names = {"localhost", socket.gethostname().lower(), *names}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, refuse, or hand on."""

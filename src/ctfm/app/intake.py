@@ -1,4 +1,4 @@
-"""Open a scan for the page, in a process of its own: a hostile file may crash or fill that one, never the server.
+"""Open a scan for the page in a process of its own: a hostile file may crash, fill or stall that, never the server.
 
 ``open_scan`` starts ``python -m ctfm.app.intake`` with a limit of memory and time; it writes
 
@@ -14,12 +14,16 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ctfm.app import uploads
 from ctfm.errors import SCAN_FAULTS, Quarantine, told
+from ctfm.files import ensure_folder
 from ctfm.imaging import labelled, scans, store
 from ctfm.imaging.resample import resample, resample_to
 from ctfm.imaging.volume import Volume, orient, write_nifti
@@ -30,20 +34,33 @@ LONGEST_S = 300
 LARGEST_VOXELS = 2**29
 EXTENT_MM = (4.0, 4000.0)  # of a scan along each axis; what is outside has a wrong header
 SHOWN_VOXELS = 2**26
+SENT = "--sent"
+
+_turns = threading.BoundedSemaphore(2)  # as many are read at once
 
 
-def open_scan(image: Path, label: Path | None, folder: Path) -> None:
+def open_scan(image: Path, label: Path | None, folder: Path, sent: bool = False) -> None:
     """Write the files of a scan into a folder, unless they are there.
+
+    Args:
+        image: of the scan.
+        label: map of ids, or None.
+        folder: where to.
+        sent: the image was sent by somebody and is to be unpacked first, see ``uploads``.
 
     Raises:
         Quarantine: the scan can't be used; ``crashed`` or ``too_slow`` where its reader ended before it said why.
     """
     if (folder / SHOWN).is_file():
         return
-    command = [sys.executable, "-P", "-m", "ctfm.app.intake", str(image.absolute()), str(folder.absolute())]
-    command += [str(label.absolute())] if label else []
+    ensure_folder(folder)
+    paths = [str(path.absolute()) for path in (image, folder, label) if path]
+    command = [sys.executable, "-P", "-m", "ctfm.app.intake", *paths, *([SENT] if sent else [])]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=LONGEST_S, check=False)
+        with _turns:
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, timeout=LONGEST_S, check=False
+            )
     except subprocess.TimeoutExpired as error:
         raise Quarantine("too_slow", f"reading it took more than {LONGEST_S} s") from error
     try:
@@ -117,14 +134,15 @@ def _label(path: Path) -> Volume:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Read the scan (and label map) named by the arguments; print ``null``, or reason and detail of a fault."""
+    """Read the scan (and label map) that the arguments name; print ``null``, or reason and detail of a fault."""
     resource.setrlimit(resource.RLIMIT_AS, (LARGEST_BYTES, LARGEST_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print must not come between
-    image, folder, *label = (Path(argument) for argument in arguments)
+    image, folder, *label = (Path(argument) for argument in arguments if argument != SENT)
     try:
-        write(image, label[0] if label else None, folder)
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            write(uploads.unpack(image, Path(work)) if SENT in arguments else image, next(iter(label), None), folder)
         fault = None
     except SCAN_FAULTS as error:
         fault = told(error)

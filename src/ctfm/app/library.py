@@ -77,8 +77,7 @@ class Entry:
             Quarantine: it can't be used.
         """
         with self.lock:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            intake.open_scan(self.source.image, self.source.label, self.folder)
+            intake.open_scan(self.source.image, self.source.label, self.folder, self.sent)
         label = self.folder / intake.LABEL
         return Opened(
             store.open_volume(self.folder / intake.SCAN),
@@ -126,7 +125,7 @@ class Library:
         return self._entries.get(name)
 
     def receive(self, sent: Path, name: str) -> Entry:
-        """Unpack, check and add what somebody sent; of what can't be used nothing is left.
+        """Add a scan that somebody sent, whose file isn't needed after that; of what can't be used nothing is left.
 
         Raises:
             Quarantine: it can't be used, or too many were sent.
@@ -136,15 +135,11 @@ class Library:
         with self._lock:
             self._count += 1
             entry = Entry(str(self._count), Source(uploads.name(name), sent), self.work / f"scan-{self._count}", True)
-        raw = entry.folder / "sent"
         try:
-            raw.mkdir(parents=True)
-            entry.source = Source(entry.source.name, uploads.unpack(sent, raw))
             entry.open()
         except BaseException:
             shutil.rmtree(entry.folder, ignore_errors=True)
             raise
-        shutil.rmtree(raw)  # what is needed of it is stored beside
         self._entries[entry.id] = entry
         return entry
 

@@ -18,6 +18,7 @@ from ctfm.app.jobs import Job
 from ctfm.app.library import Entry, Library
 from ctfm.embedding import dense, read, similarity
 from ctfm.embedding.encode import Encoder
+from ctfm.errors import SCAN_FAULTS, told
 from ctfm.files import ensure_folder
 from ctfm.imaging import store
 from ctfm.imaging.resample import resample_to
@@ -43,6 +44,7 @@ class Found:
             grid with axes turned to S, P, L), ``organ``.
         quantiles: of the heat map, 0 to 100 %.
         seconds: it took.
+        fault: why the scan can't be searched; empty if it was.
     """
 
     target: str
@@ -50,6 +52,7 @@ class Found:
     matches: list[dict[str, Any]]
     quantiles: list[float]
     seconds: float
+    fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,13 +89,13 @@ class Searcher:
         """Look for the patch around a point of ``source`` in the targets, one after the other.
 
         Args:
-            job: is told how far it is, and gets one ``Found`` for each target.
+            job: is told how far it is, and gets one ``Found`` for each target, with a fault if that can't be used.
             source: whose patch it is.
             point_mm: its centre, LPS.
             targets: where to look.
 
         Raises:
-            Quarantine: a scan can't be used.
+            Quarantine: the source can't be used.
             Stopped: somebody has stopped it.
         """
         job.tell(0, f"opening {source.source.name}")
@@ -106,11 +109,15 @@ class Searcher:
                 job.tell((done + share) / len(targets), f"embedding {name}")
 
             tell(0)
-            embedded = self._dense(target, tell)
-            job.results.append(self._found(job, target, similarity.cosines(query, embedded), embedded, start))
+            try:
+                embedded = self._dense(target, tell)
+                found = self._found(job, target, similarity.cosines(query, embedded), embedded, start)
+            except SCAN_FAULTS as error:
+                found = Found(target.id, target.source.name, [], [], 0.0, ": ".join(told(error).values()))
+            job.results.append(found)
 
-    def folder(self, job: str, target: str) -> Path:
-        """Return the folder of what a search found in a scan."""
+    def folder(self, job: str, target: str = "") -> Path:
+        """Return the folder of what a search found, in one scan or in all."""
         return self.library.work / "searches" / job / target
 
     def full(self, job: str, target: Entry) -> Path:
@@ -198,7 +205,7 @@ def table(found: list[Found], about: dict[str, Any]) -> str:
     for one in found:
         for match in one.matches:
             place = [*match["point_mm"], *(match["voxel"] or ["", "", ""])]
-            row = [match["rank"], match["similarity"], match["organ"] or "", *place]
+            row = [match["rank"], match["similarity"], _cell(match["organ"] or ""), *place]
             writer.writerow([_cell(about["source"]), left, posterior, superior, _cell(one.name), *row])
     return stream.getvalue()
 

@@ -20,7 +20,6 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
@@ -61,7 +60,7 @@ class Site:
 
     def __init__(self, library: Library, searcher: Searcher, about: dict[str, Any]) -> None:
         self.library, self.searcher, self.about = library, searcher, about
-        self.jobs = Jobs(lambda job: shutil.rmtree(searcher.folder(job, "").parent / job, ignore_errors=True))
+        self.jobs = Jobs(self._forget)
         self.asked: dict[str, dict[str, Any]] = {}
         self.receiving = threading.BoundedSemaphore(2)
 
@@ -163,6 +162,10 @@ class Site:
         results = [asdict(one) for one in job.results]
         return JSONResponse({"encoder": self.about["encoder"], "query": asked, "results": results}, headers=headers)
 
+    def _forget(self, job: str) -> None:
+        self.asked.pop(job, None)
+        shutil.rmtree(self.searcher.folder(job), ignore_errors=True)
+
     def _known(self, name: str) -> Entry:
         if (entry := self.library.get(name)) is None:
             raise HTTPException(404, "there is no such scan")
@@ -188,12 +191,12 @@ class Site:
     def _result(self, request: Request, search: str = "") -> tuple[Job, Entry, Found]:
         job, target = self._job(search or request.path_params["search"]), self._entry(request)
         found = next((one for one in job.results if one.target == target.id), None)
-        if found is None:
+        if found is None or found.fault:
             raise HTTPException(404, "there is no such result")
         return job, target, found
 
 
-def build(site: Site, names: tuple[str, ...] = ()) -> Starlette:
+def build(site: Site, names: tuple[str, ...] = ()) -> Guard:
     """Return the application.
 
     Args:
@@ -224,5 +227,4 @@ def build(site: Site, names: tuple[str, ...] = ()) -> Starlette:
         Route(found + "/{scan}/heat.nii.gz", site.heat),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
-    guard = Middleware(Guard, names=names)
-    return Starlette(routes=routes, middleware=[guard], exception_handlers=answers.HANDLERS, lifespan=life)
+    return Guard(Starlette(routes=routes, exception_handlers=answers.HANDLERS, lifespan=life), names)

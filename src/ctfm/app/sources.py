@@ -89,13 +89,13 @@ def _case(folder: Path, row: pd.Series) -> Source | None:
 def _lying(folder: Path) -> list[Source]:
     files = sorted(p for p in folder.iterdir() if p.is_file() and p.name.lower().endswith(_suffixes()))
     series = sorted(p for p in folder.iterdir() if p.is_dir() and _holds_dicom(p))
-    stems = dict(zip(scans.names(files), files, strict=True))
-    labels = {stem: file for stem, file in stems.items() if stem.lower().endswith(ENDINGS) and _scan_of(stem, stems)}
+    paths = dict(zip(scans.names([*files, *series]), [*files, *series], strict=True))
+    labels = {name for name, path in paths.items() if _is_label(name, path, paths)}
     ids = _ids(folder)
     found = []
-    for name, path in zip(scans.names([*files, *series]), [*files, *series], strict=True):
+    for name, path in paths.items():
         if name not in labels:
-            own = next((file for stem, file in labels.items() if _scan_of(stem, stems) == name), None)
+            own = next((paths[label] for label in labels if _scan_of(label, paths) == name), None)
             found.append(Source(name, path, own, ids if own else {}))
     return found
 
@@ -114,9 +114,13 @@ def is_dicom(path: Path) -> bool:
         return stream.read(132)[128:] == b"DICM"
 
 
-def _scan_of(stem: str, stems: Iterable[str]) -> str | None:
+def _is_label(name: str, path: Path, paths: Iterable[str]) -> bool:
+    return path.is_file() and name.lower().endswith(ENDINGS) and _scan_of(name, paths) is not None
+
+
+def _scan_of(name: str, names: Iterable[str]) -> str | None:
     """Return the scan that a label map belongs to: the longest name that its own starts with."""
-    return max((s for s in stems if s != stem and stem.startswith(s)), key=len, default=None)
+    return max((n for n in names if n != name and name.startswith(n)), key=len, default=None)
 
 
 def _ids(folder: Path) -> dict[int, str]:

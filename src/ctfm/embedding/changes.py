@@ -10,6 +10,7 @@ rounding is relative to the change, not to the embedding.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -114,14 +115,14 @@ class Network:
         """
         moved, boxes = self._convolve(self.module.conv_init, change[..., None], boxes)
         for level in self.module.layers:
-            blocks, down = level["blocks"], level["downsample"]  # type: ignore[index]
+            blocks, down = level["blocks"], level["downsample"]
             for block in blocks:
                 inner, wider = self._convolve(block.conv1, self._activate(block.norm1, block.act1, moved, boxes), boxes)
                 inner, wider = self._convolve(block.conv2, self._activate(block.norm2, block.act2, inner, wider), wider)
                 moved, boxes = inner.add_(_place(moved, boxes.start, wider.start, wider.size)), wider
             if isinstance(down, nn.Conv3d):
                 moved, boxes = self._convolve(down, moved, boxes)
-        return moved.sum((1, 2, 3)) / np.prod(boxes.shape)
+        return moved.sum((1, 2, 3)) / math.prod(boxes.shape)
 
     def _activate(self, norm: Any, act: nn.Module, change: torch.Tensor, boxes: Boxes) -> torch.Tensor:
         """Return the change after BatchNorm and activation."""

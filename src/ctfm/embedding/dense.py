@@ -7,10 +7,9 @@ averages its coarsest map over each patch, which is close (docs/explanation/dens
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import product
-from typing import Literal
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -25,8 +24,7 @@ from ctfm.spec import machine
 from ctfm.training import loop
 
 Mode = Literal["exact", "fast"]
-TILE = (96, 256, 256)  # voxels (z, y, x) that the fast mode keeps of a run of the network
-HALO = (16, 32, 32)  # voxels around them that the network sees too
+HALO = 2  # cells of the coarsest map that the fast mode computes on either side of a part, and drops
 MAP_BYTES = 640 * 2**20  # of the finest feature map at once; about four of its size are there
 
 _quick: WeakKeyDictionary[Encoder, torch.nn.Module] = WeakKeyDictionary()
@@ -57,7 +55,13 @@ class Dense:
         return self.grid.centres_world(self.scan)
 
 
-def embed(encoder: Encoder, scan: Scan, settings: Patches, mode: Mode = "exact") -> Dense:
+def embed(
+    encoder: Encoder,
+    scan: Scan,
+    settings: Patches,
+    mode: Mode = "exact",
+    watch: Callable[[float], object] = lambda share: None,
+) -> Dense:
     """Embed all patches of a scan: average over the coarsest feature map of each, as the paper does.
 
     Args:
@@ -66,17 +70,27 @@ def embed(encoder: Encoder, scan: Scan, settings: Patches, mode: Mode = "exact")
         settings: patch (null: the encoder's own) and overlap.
         mode: ``exact``: each patch alone in the network, zeros around it; ``fast``: as a part of the whole scan.
 
+        watch: called with the share of the patches that are done, now and then.
+
     Raises:
         UserError: there is no such mode.
     """
     if mode not in MODES:
         raise UserError(f"mode '{mode}': must be exact or fast{nearest(mode, MODES)}")
     cut = encoder.grid(scan, settings)
+    vectors = np.empty((len(cut), _channels(encoder)[-1]), np.float32)
+    done = 0
     with torch.inference_mode(), loop.autocast(encoder.device):
-        return Dense(MODES[mode](encoder, scan, cut), cut, scan)
+        for some in MODES[mode](encoder, scan, cut):
+            vectors[done : done + len(some)] = some.cpu().numpy()
+            done += len(some)
+            watch(done / len(cut))
+    return Dense(vectors, cut, scan)
 
 
-def at(encoder: Encoder, scan: Scan, centre: np.ndarray, patch: Voxels | None = None) -> np.ndarray:
+def at(
+    encoder: Encoder, scan: Scan, centre: np.ndarray, patch: Voxels | None = None, mode: Mode = "exact"
+) -> np.ndarray:
     """Return the embedding (channels,) of the patch around a point; what lies outside of the scan's box is 0.
 
     Args:
@@ -84,16 +98,21 @@ def at(encoder: Encoder, scan: Scan, centre: np.ndarray, patch: Voxels | None = 
         scan: see ``read.prepare``.
         centre: voxel (z, y, x) of the scan as it was prepared, need not be whole.
         patch: voxels (z, y, x); None: the encoder's own.
+        mode: that of the embeddings it is compared with, see ``embed``.
     """
     size = patch or encoder.preprocess.patch
     start = np.rint(np.asarray(centre, float) - scan.low - (np.asarray(size) - 1) / 2).astype(int)
-    image = torch.from_numpy(scan.read(tuple(start.tolist()), size))[None, None].to(encoder.device)
+    z, y, x = start.tolist()
+    if mode == "fast":
+        with torch.inference_mode(), loop.autocast(encoder.device):
+            return next(_fast(encoder, scan, patches.Grid(size, ([z], [y], [x]))))[0].cpu().numpy()
+    image = torch.from_numpy(scan.read((z, y, x), size))[None, None].to(encoder.device)
     return pool.OVER_MAP["avg"](encoder(image))[0].cpu().numpy()
 
 
-def _exact(encoder: Encoder, scan: Scan, cut: patches.Grid) -> np.ndarray:
-    maps = _shared_maps(encoder, scan, cut) if shared.fits(_network(encoder)) else _maps(encoder, scan, cut)
-    return np.concatenate([pool.OVER_MAP["avg"](each.float()).cpu().numpy() for each in maps])
+def _exact(encoder: Encoder, scan: Scan, cut: patches.Grid) -> Iterator[torch.Tensor]:
+    maps = _shared_maps if shared.fits(_network(encoder)) else _maps
+    yield from (pool.OVER_MAP["avg"](each.float()) for each in maps(encoder, scan, cut))
 
 
 def _maps(encoder: Encoder, scan: Scan, cut: patches.Grid) -> Iterator[torch.Tensor]:
@@ -106,45 +125,57 @@ def _shared_maps(encoder: Encoder, scan: Scan, cut: patches.Grid) -> Iterator[to
     """Yield the same, computed for some rows of patches of a layer together."""
     (high, tall, wide), (_, ys, xs), network = cut.patch, cut.starts, _network(encoder)
     size = (high, ys[-1] + tall, xs[-1] + wide)
-    rows = math.ceil(4 * encoder.loaded.module.channels[0] * math.prod(size) / MAP_BYTES)
+    parts = np.array_split(ys, min(len(ys), _parts(encoder, size)))
     for z in cut.starts[0]:
         slab = torch.from_numpy(scan.read((z, 0, 0), size)).to(encoder.device)
-        for part in np.array_split(ys, min(rows, len(ys))):
+        for part in parts:
             plane = slab[:, part[0] : part[-1] + tall]
             yield from shared.maps(network, plane, ((part - part[0]).tolist(), xs), (tall, wide), _batch(encoder))
 
 
-def _fast(encoder: Encoder, scan: Scan, cut: patches.Grid) -> np.ndarray:
-    stride = 2 ** (len(encoder.loaded.module.channels) - 1)
-    extent = [-(-(s[-1] + p) // stride) * stride for s, p in zip(cut.starts, cut.patch, strict=True)]
-    weights = [_weights(s, p, n // stride, stride) for s, p, n in zip(cut.starts, cut.patch, extent, strict=True)]
-    total = torch.zeros(*cut.shape, encoder.loaded.module.channels[-1], device=encoder.device)
-    for tile in product(*(range(0, n, t) for n, t in zip(extent, TILE, strict=True))):
-        low = [max(0, a - h) for a, h in zip(tile, HALO, strict=True)]
-        high = [min(n, a + t + h) for n, a, t, h in zip(extent, tile, TILE, HALO, strict=True)]
-        image = torch.from_numpy(scan.read(tuple(low), tuple(b - a for a, b in zip(low, high, strict=True))))
-        found = _network(encoder)(image[None, None].to(encoder.device))[-1][0].float()
-        inner = [slice((a - b) // stride, (a - b + t) // stride) for a, b, t in zip(tile, low, TILE, strict=True)]
-        cells = found[:, *inner]
-        z, y, x = (
-            w[:, a // stride : a // stride + n].to(encoder.device)
-            for w, a, n in zip(weights, tile, cells.shape[1:], strict=True)
-        )
-        total += torch.einsum("czyx,iz,jy,kx->ijkc", cells, z, y, x)
-    return total.flatten(0, 2).cpu().numpy()
+def _fast(encoder: Encoder, scan: Scan, cut: patches.Grid) -> Iterator[torch.Tensor]:
+    """Yield the vectors of a layer of patches: averages over the map of its whole plane, taken in parts along y."""
+    (high, *edges), (layers, *starts) = cut.patch, cut.starts
+    stride = 2 ** (len(_channels(encoder)) - 1)
+    reach = [max(n, s[-1] + p) for n, s, p in zip(scan.shape[1:], starts, edges, strict=True)]
+    height, width = (-(-n // stride) for n in reach)  # cells of the map
+    rows, columns = (
+        _weights(s, p, n, stride).to(encoder.device) for s, p, n in zip(starts, edges, (height, width), strict=True)
+    )
+    parts = np.array_split(np.arange(height), min(height, _parts(encoder, (high, stride * height, stride * width))))
+    for z in layers:
+        total = torch.zeros(len(rows), len(columns), _channels(encoder)[-1], device=rows.device).double()
+        for part in parts:
+            low, last = max(0, part[0] - HALO), min(height, part[-1] + 1 + HALO)
+            image = scan.read((z, stride * low, 0), (high, stride * (last - low), stride * width))
+            found = _network(encoder)(torch.from_numpy(image)[None, None].to(encoder.device))[-1][0].float()
+            inner = found.mean(1)[:, part[0] - low :][:, : len(part)].double()  # which autocast leaves alone
+            total += torch.einsum("cyx,iy,jx->ijc", inner, rows[:, part[0] : part[-1] + 1], columns)
+        yield total.flatten(0, 1).float()
+
+
+def _parts(encoder: Encoder, size: tuple[int, ...]) -> int:
+    """Return into how many parts an input is cut, so that not too much memory is taken."""
+    return math.ceil(4 * _channels(encoder)[0] * math.prod(size) / MAP_BYTES)
 
 
 def _weights(starts: list[int], edge: int, cells: int, stride: int) -> torch.Tensor:
-    """Return (patches, cells) along an axis: which share of a patch lies in each cell of the map."""
+    """Return (patches, cells) along an axis: which share of a patch's map lies in each cell."""
     low, cell = torch.tensor(starts)[:, None], stride * torch.arange(cells)
-    inside = torch.minimum(low + edge, cell + stride) - torch.maximum(low, cell)
-    return inside.clamp(min=0) / edge
+    inside = (torch.minimum(low + edge, cell + stride) - torch.maximum(low, cell)).clamp(min=0).double()
+    return inside / inside.sum(dim=1, keepdim=True)  # a query's patch may start before the box
 
 
 def _network(encoder: Encoder) -> torch.nn.Module:
     if encoder not in _quick:
-        _quick[encoder] = quick.quick(encoder.module)
+        few = encoder.device.type == "cpu" and loop.precision() == "32-true"
+        _quick[encoder] = quick.quick(encoder.module, winograd=few)
     return _quick[encoder]
+
+
+def _channels(encoder: Encoder) -> list[int]:
+    module: Any = encoder.module
+    return list(module.channels)
 
 
 def _batch(encoder: Encoder) -> int:

@@ -138,7 +138,7 @@ def _followed(
     module: torch.nn.Module, image: torch.Tensor, change: torch.Tensor, starts: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Follow changes through the network, those that reach about as far together."""
-    network = changes.Network(module, image)  # type: ignore[arg-type]
+    network = changes.Network(module, image)
     boxes = changes.Boxes(starts, starts + change.shape[1:], network.shape)
     order = np.lexsort(network.extents(boxes).T)
     found = np.empty((len(starts), len(network.embedding)))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
+from numpy.typing import ArrayLike
 
 from ctfm.files import atomic
 from ctfm.imaging import scans, store
@@ -17,7 +19,8 @@ from ctfm.options import Voxels
 NIFTI = (".nii", ".nii.gz")
 
 
-class Own(NamedTuple):
+@dataclass(frozen=True)
+class Own:
     """A grid.
 
     Attributes:
@@ -30,11 +33,11 @@ class Own(NamedTuple):
     affine: np.ndarray
     image: Any = None
 
-    def world(self, index: np.ndarray) -> np.ndarray:
+    def world(self, index: ArrayLike) -> np.ndarray:
         """Map (..., 3) voxels (z, y, x) to (..., 3) LPS mm."""
         return np.asarray(index, float) @ self.affine[:3, :3].T + self.affine[:3, 3]
 
-    def index(self, world: np.ndarray) -> np.ndarray:
+    def index(self, world: ArrayLike) -> np.ndarray:
         """Map (..., 3) LPS mm to (..., 3) voxels (z, y, x), which need not be whole."""
         return (np.asarray(world, float) - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
 
@@ -52,26 +55,22 @@ class Own(NamedTuple):
             staged.replace(temporary)
 
 
-def opened(path: Path) -> tuple[Path | Volume, Own]:
-    """Return a scan as ``read.prepare`` takes it, and its own grid.
+def of(scan: Path | Volume) -> Own:
+    """Return the own grid of an image file, a prepared volume (``.b2nd``) or a volume in memory.
 
-    The grid of a folder of one DICOM series is that of its slices sorted along their normal (right x down), rows and
-    columns as they are stored; where slices are uneven or shifted, the even, straight grid that they are put on.
-
-    Raises:
-        Quarantine: it can't be read.
+    A folder of a DICOM series has none before it is read: its slices are sorted along their normal (right x down), and
+    put on an even, straight grid where they are uneven or shifted. Give what ``scans.read`` made of it.
     """
-    if path.is_dir():
-        volume, _ = scans.read(path)
-        return volume, Own(volume.shape, volume.affine)
-    if path.suffix == scans.PREPARED:
-        stored = store.open_volume(path)
-        return path, Own(stored.shape, stored.affine)
-    return path, _of_file(path)
+    if isinstance(scan, Volume):
+        return Own(scan.shape, scan.affine)
+    if scan.suffix == scans.PREPARED:
+        stored = store.open_volume(scan)
+        return Own(stored.shape, stored.affine)
+    return _of_file(scan)
 
 
 def _of_file(path: Path) -> Own:
-    image = nib.load(path) if path.name.lower().endswith(NIFTI) else None
+    image: Any = nib.load(path) if path.name.lower().endswith(NIFTI) else None
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:

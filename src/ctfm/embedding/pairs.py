@@ -7,6 +7,7 @@ how alike any two bodies look, the scan of another person, middle on middle.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ctfm import tables
+from ctfm import schemas
 from ctfm.config import Patches
 from ctfm.embedding import dense, read
 from ctfm.embedding.encode import Encoder
@@ -27,6 +28,8 @@ TABLE = "patch_pairs"
 REGISTERED, UNREGISTERED, RANDOM = COMPARISONS = ("registered", "unregistered", "random")
 SOFT_TISSUE_HU = (-100, 200)
 MAD_TO_DEVIATION = 1.4826
+
+log = logging.getLogger(__name__)
 
 
 class Least(NamedTuple):
@@ -43,7 +46,7 @@ class Repeat:
     Attributes:
         first: see ``read.prepare``.
         second: the same.
-        other: the same; None: no comparison with another person.
+        other: the same; None, or a scan that can't be used: no comparison with another person.
         sources: of the first two, what is known of how they were made: ``spacing_mm``, ``thickness_mm``,
             ``ConvolutionKernel`` and more, as ``dicom.survey`` tells it.
     """
@@ -87,8 +90,7 @@ def compare(
     placed, told = {UNREGISTERED: (there, np.eye(4))}, _registered(here, there, seed)
     if "matrix" in told:
         placed[REGISTERED] = (there, np.asarray(told["matrix"]))
-    if repeat.other is not None:
-        someone = _prepared(repeat.other, encoder, folder / "other")
+    if (someone := _someone(repeat.other, encoder, folder / "other")) is not None:
         placed[RANDOM] = (someone, registration.centred(here, someone))
     ours = dense.embed(encoder, scan, settings)
     parts = [
@@ -98,7 +100,7 @@ def compare(
     ]
     facts: dict[str, Any] = {"registration": told, "sources": [dict(source) for source in repeat.sources]}
     facts |= {"noise_hu": [noise(volume) for volume in (here, there)]}
-    return Compared(pd.concat(parts, ignore_index=True).assign(case=case)[tables.SCHEMAS[TABLE].names], facts)
+    return Compared(pd.concat(parts, ignore_index=True).assign(case=case)[schemas.SCHEMAS[TABLE].names], facts)
 
 
 def cosine(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -129,6 +131,15 @@ def _registered(here: Volume, there: Volume, seed: int) -> dict[str, Any]:
         return registration.register(here, there, seed).facts()
     except Quarantine as reason:
         return {"failed": str(reason)}
+
+
+def _someone(image: read.Image | None, encoder: Encoder, folder: Path) -> Volume | None:
+    """Return the other person's scan; one that can't be used costs this comparison alone."""
+    try:
+        return None if image is None else _prepared(image, encoder, folder)
+    except Quarantine as reason:
+        log.warning("no comparison with another person: %s", reason)
+        return None
 
 
 def _prepared(image: read.Image, encoder: Encoder, folder: Path) -> Volume:

@@ -32,6 +32,11 @@ IN, OUT = 6, 4  # places along y and x that a tile takes and gives
 class Winograd(nn.Module):
     """A convolution of (n, channels, z, y, x), width 3, step 1, padding 1: the same result with fewer products."""
 
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    before: torch.Tensor
+    after: torch.Tensor
+
     def __init__(self, convolution: nn.Conv3d) -> None:
         super().__init__()
         weight = convolution.weight.detach().double()
@@ -61,24 +66,28 @@ class Winograd(nn.Module):
         return (found if self.bias is None else found + self.bias).permute(0, 4, 1, 2, 3)
 
 
-def quick(encoder: nn.Module) -> nn.Module:
-    """Return a copy of an encoder in evaluation whose maps are the same to rounding; the encoder stays as it is."""
+def quick(encoder: nn.Module, winograd: bool) -> nn.Module:
+    """Return a copy of an encoder in evaluation whose maps are the same to rounding; the encoder stays as it is.
+
+    Args:
+        encoder: on its device.
+        winograd: replace wide convolutions; for a CPU in single precision. They take four times their memory.
+    """
     made = copy.deepcopy(encoder)
     for block in made.modules():
         if isinstance(block, SegResBlock) and isinstance(block.norm2, nn.BatchNorm3d):
             block.conv1, block.norm2 = fuse_conv_bn_eval(block.conv1, block.norm2), nn.Identity()
-    if next(made.parameters()).device.type == "cpu":
+    if winograd:
         for part in list(made.modules()):
             for name, child in part.named_children():
-                if _is_wide(child):
+                if isinstance(child, nn.Conv3d) and _is_wide(child):
                     setattr(part, name, Winograd(child))
     return made.requires_grad_(False)
 
 
-def _is_wide(module: nn.Module) -> bool:
+def _is_wide(module: nn.Conv3d) -> bool:
     return (
-        isinstance(module, nn.Conv3d)
-        and (module.kernel_size, module.stride, module.padding) == ((3, 3, 3), (1, 1, 1), (1, 1, 1))
+        (module.kernel_size, module.stride, module.padding) == ((3, 3, 3), (1, 1, 1), (1, 1, 1))
         and (module.dilation, module.groups) == ((1, 1, 1), 1)
         and min(module.in_channels, module.out_channels) >= LEAST_CHANNELS
     )

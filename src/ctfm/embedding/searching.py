@@ -11,20 +11,21 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 import typer
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from ctfm import files, logs
 from ctfm.embedding import dense, own, read, similarity
 from ctfm.embedding.encode import Encoder
 from ctfm.errors import SCAN_FAULTS, UserError, told
 from ctfm.imaging import scans
-from ctfm.options import Millimetres, Patches
+from ctfm.options import Patches
 from ctfm.validation import validated
 
 MATCHES, FAILURES = "matches.csv", "failures.json"
@@ -36,7 +37,9 @@ class Search(Patches):
     """How it is searched. The paper's app took patches of 16 x 64 x 64 voxels."""
 
     mode: Literal["exact", "fast"] = "exact"
-    spacing_mm: Millimetres | None = Field(None, description="voxel spacing (z, y, x), mm; null: the encoder's own")
+    spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = Field(
+        None, description="voxel spacing (z, y, x), mm; null: the encoder's own"
+    )
     count: int = Field(5, ge=1, description="best matches")
     apart_mm: float | None = Field(None, ge=0, description="least distance of matches; null: half a patch's edge")
 
@@ -106,7 +109,7 @@ def search(
     query = query_at(encoder, source, point, settings, in_mm=in_mm)
     for target, name in zip(targets, scans.names(targets), strict=True):
         try:
-            yield find(encoder, query, target, settings, name, lambda share, name=name: watch(name, share))
+            yield find(encoder, query, target, settings, name, partial(watch, name))
         except SCAN_FAULTS as fault:
             yield Found(name, failure=told(fault))
 
@@ -149,13 +152,13 @@ def find(
     """
     with tempfile.TemporaryDirectory() as folder:
         scan, grid = _prepared(encoder, target, settings, Path(folder))
-        field = dense.embed(encoder, scan, settings, settings.mode, watch)
-        similar = similarity.cosines(query, field)
-        heat = similarity.on_grid_of(similarity.heat(similar, field), scan, grid, outside=float(similar.min()))
-        patch_mm = np.asarray(field.grid.patch) * scan.spacing_mm
+        embedded = dense.embed(encoder, scan, settings, settings.mode, watch)
+        similar = similarity.cosines(query, embedded)
+        heat = similarity.on_grid_of(similarity.heat(similar, embedded), scan, grid, outside=float(similar.min()))
+        patch_mm = np.asarray(embedded.grid.patch) * scan.spacing_mm
         apart = float(patch_mm.max()) / 2 if settings.apart_mm is None else settings.apart_mm
         matches = []
-        for rank, match in enumerate(similarity.best(similar, field, settings.count, apart), 1):
+        for rank, match in enumerate(similarity.best(similar, embedded, settings.count, apart), 1):
             inside = np.clip(match.centre, scan.low, np.asarray(scan.high) - 1)  # patches are padded at the far end
             point = own.Own(scan.volume.shape, scan.volume.affine).world(inside)
             matches.append(Place(rank, match.similarity, _triple(grid.index(point)), _triple(point)))
@@ -164,9 +167,9 @@ def find(
 
 def _prepared(encoder: Encoder, path: Path, settings: Search, folder: Path) -> tuple[read.Scan, own.Own]:
     spacing = settings.spacing_mm or encoder.preprocess.spacing_mm
-    image, grid = own.opened(path)
+    image = scans.read(path)[0] if path.is_dir() else path
     preprocess = encoder.preprocess.model_copy(update={"spacing_mm": spacing})
-    return read.prepare(image, preprocess, folder, crop=settings.crop), grid
+    return read.prepare(image, preprocess, folder, crop=settings.crop), own.of(image)
 
 
 def search_command(
@@ -211,9 +214,10 @@ def search_command(
 def _write(found: Found, path: Path, out: Path) -> dict[str, Any]:
     """Write the heat map of a target; return what to tell of it."""
     row: dict[str, Any] = {"name": found.name, "scan": str(path), "reason": "", "detail": "", "matches": []}
-    if found.failure:
-        log.warning("%s failed: %s", path, " ".join(found.failure.values()))
-        return row | found.failure
+    if found.grid is None or found.heat is None:
+        failure = found.failure or {}
+        log.warning("%s failed: %s", path, " ".join(failure.values()))
+        return row | failure
     found.grid.write(found.heat, out / f"{found.name}.nii.gz")
     row["matches"] = [
         {"rank": m.rank, "similarity": round(m.similarity, 6)}

@@ -74,10 +74,13 @@ def numbers(results: Results, task: str, encoder: str) -> pd.DataFrame:
     return rows[rows.metric.isin(list(NUMBERS)) & (rows.reference == "")]
 
 
-def told(rows: pd.DataFrame) -> str:
-    """Return the measures in words."""
-    values = rows.set_index("metric").estimate
-    return ", ".join(f"{text} {values[name]:.2f}" for name, text in NUMBERS.items() if name in values)
+def told(rows: pd.DataFrame, *, intervals: bool = False) -> str:
+    """Return the measures in words, in one line; with ``intervals`` in lines of their own."""
+    values = rows.set_index("metric")
+    texts = {name: f"{text} {values.estimate[name]:.2f}" for name, text in NUMBERS.items() if name in values.index}
+    if not intervals:
+        return ", ".join(texts.values())
+    return "\n".join(f"{text} ({values.low[n]:.2f} to {values.high[n]:.2f})" for n, text in texts.items())
 
 
 def legend(figure: Figure, shown: dict[str, style.Look]) -> None:

@@ -1,6 +1,7 @@
 """Extended Data Figure 5 of the paper: anatomical clustering of every encoder's embeddings, at several perplexities.
 
-A column for each encoder, a row for each perplexity of t-SNE; the numbers of the embeddings stand above.
+A column for each encoder, a row for each perplexity of t-SNE; the numbers of the embeddings stand above, with their
+intervals over patients.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ def draw(results: Results, settings: Figures) -> tuple[Figure, pd.DataFrame]:
         for row, perplexity in enumerate(perplexities):
             own = points[(points.encoder == encoder) & (points.perplexity == perplexity)]
             shared.scatter(axes[row, column], own, looks, names=False)
-            title = f"{encoder}, perplexity {perplexity:g}"
+            title = f"{encoder}, perplexity {perplexity:g}, n = {own.case.nunique()}"
             if row == 0:
-                style.heading(axes[row, column], panel, f"{title}\n{shared.told(found)}")
+                style.heading(axes[row, column], panel, f"{title}\n{shared.told(found, intervals=True)}")
             else:
                 style.heading(axes[row, column], "", title)
             drawn.append(own.assign(panel=panel))

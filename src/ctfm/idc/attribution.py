@@ -8,7 +8,7 @@ import re
 import duckdb
 import pandas as pd
 
-from ctfm import resources, tables
+from ctfm import resources, schemas
 from ctfm.idc import options
 from ctfm.idc.releases import Table
 
@@ -54,7 +54,7 @@ def overlap(connection: duckdb.DuckDBPyConnection) -> pd.DataFrame:
         {"downstream": options.DOWNSTREAM, "kept": options.KEPT},
     ).df()
     known = options.downstream()
-    return known.merge(counts.astype({"collection_id": object}), on="collection_id")[tables.SCHEMAS["overlap"].names]
+    return known.merge(counts.astype({"collection_id": object}), on="collection_id")[schemas.SCHEMAS["overlap"].names]
 
 
 def text(chosen: pd.DataFrame, index: Table | None) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import duckdb
 import pandas as pd
 
-from ctfm import resources, tables
+from ctfm import resources, schemas, tables
 from ctfm.config import Corpus, Select
 from ctfm.errors import UserError
 from ctfm.files import atomic, write_json
@@ -99,7 +99,7 @@ def _described(
     facts["sql_sha256"] |= origin.sql
     facts["tables"] = {role: table.facts() for role, table in {**origin.tables, **about}.items()}
     return Selection(
-        series=chosen[tables.SCHEMAS["series"].names],
+        series=chosen[schemas.SCHEMAS["series"].names],
         funnel=funnel,
         collections=attribution.collections(chosen),
         licenses=attribution.licenses(chosen),
@@ -171,7 +171,7 @@ def _from_here(urls: pd.Series, folder: Path) -> pd.Series:
 
 
 def _facts(corpus: Corpus, seed: int, query: str, chosen: pd.DataFrame) -> dict[str, Any]:
-    rows = chosen[tables.SCHEMAS["series"].names].to_csv(index=False, lineterminator="\n")
+    rows = chosen[schemas.SCHEMAS["series"].names].to_csv(index=False, lineterminator="\n")
     settings = corpus.model_dump(mode="json")
     settings |= {key: Path(settings[key]).name for key in ("index", "geometry_index") if settings[key]}
     settings["dicom_all"] = {release: Path(file).name for release, file in settings["dicom_all"].items()}

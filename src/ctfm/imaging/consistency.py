@@ -48,16 +48,17 @@ def check_pixels(frames: Sequence[Frame], array: np.ndarray) -> None:
         array: (n, rows, columns) their HU.
 
     Raises:
-        Quarantine: ``mixed_rescale``, or ``truncated``: rows of one value at a slice's end, while those of both its
-            neighbours vary.
+        Quarantine: ``mixed_rescale``, or ``truncated``: rows of one value at a slice's end, while those of the nearest
+            other slices on both sides vary.
     """
     _check_rescale(frames, array)
-    for i in range(1, len(array) - 1):
-        lost = _last_rows_alike(array[i])
-        if lost >= LOST_SHARE * array.shape[1]:
-            others = array[[i - 1, i + 1], -lost:] != array[i, -1, -1]
-            if (others.mean(axis=(1, 2)) > VARIED_SHARE).all():
-                raise Quarantine("truncated", f"{frames[i].name}: the last {lost} rows are of one value")
+    lost = [_last_rows_alike(plane) for plane in array]
+    for i, rows in enumerate(lost):
+        if rows >= LOST_SHARE * array.shape[1]:
+            around = range(i - 1, -1, -1), range(i + 1, len(lost))
+            near = [next((k for k in side if lost[k] < rows), None) for side in around]
+            if all(k is not None and _varies(array[k, -rows:], array[i, -1, -1]) for k in near):
+                raise Quarantine("truncated", f"{frames[i].name}: the last {rows} rows are of one value")
 
 
 def _check_rescale(frames: Sequence[Frame], array: np.ndarray) -> None:
@@ -80,6 +81,10 @@ def _longest_rise(values: Sequence[float]) -> int:
         at = bisect_right(ends, value)
         ends[at : at + 1] = [value]
     return len(ends)
+
+
+def _varies(part: np.ndarray, value: np.int16) -> bool:
+    return bool((part != value).mean() > VARIED_SHARE)
 
 
 def _last_rows_alike(plane: np.ndarray) -> int:

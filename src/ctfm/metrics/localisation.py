@@ -28,6 +28,7 @@ from ctfm.metrics.centroid import CHANCE, CUT, DISTANCE, FLOOR, INSIDE, INSIDE_P
 from ctfm.metrics.intervals import Interval, Plan
 from ctfm.metrics.summary import LABEL, OURS, PUBLISHED
 
+COMPARED = (DISTANCE, INSIDE)  # the measures that tell encoders apart
 SD, CLOSER = f"{DISTANCE}_sd", "closer"
 WITHIN_CM = (5, 6, 8, 10)
 QUANTILES = {"q25": 0.25, "median": 0.5, "q75": 0.75}
@@ -77,7 +78,7 @@ def by_target(rows: pd.DataFrame) -> pd.Series:
 
 def _notes(compared: pd.DataFrame) -> dict[tuple[str, ...], str]:
     """Say, of each organ, how many scans asked, how far their means lie apart, and how many targets cut it off."""
-    known = compared[compared.value.notna() & compared.metric.isin([DISTANCE, INSIDE])]
+    known = compared[compared.value.notna() & compared.metric.isin(COMPARED)]
     known = known.assign(query=known.note.map(query_of), cut=known.note.str.contains(CUT, regex=False))
     found: dict[tuple[str, ...], str] = {}
     for (encoder, shots, metric, label), own in known.groupby(["encoder", "shots", "metric", "label"]):

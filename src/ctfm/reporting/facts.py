@@ -211,8 +211,16 @@ def provenances(found: dict[str, dict[str, Any]]) -> Table:
         seeds = sorted(set(_seeds(spec)))
         code, settings = files.digest(run.get("code", {})), files.digest(spec)
         stage = f"{spec.get('stage', '–')} {spec.get('version', '')}"
-        rows.append([folder, stage, run.get("finished", "–"), ", ".join(map(str, seeds)) or "–", code, settings])
-    return Table(["output", "stage, version", "finished", "seeds", "code", "settings"], rows)
+        rows.append(
+            [folder, stage, run.get("finished", "–"), ", ".join(map(str, seeds)) or "–", code, settings, _data(run)]
+        )
+    return Table(["output", "stage, version", "finished", "seeds", "code", "settings", "data"], rows)
+
+
+def _data(run: dict[str, Any]) -> str:
+    """Return the digest of the data that an output was made of, where its record has one."""
+    data = run.get("data")
+    return str(data.get("digest", "–") if isinstance(data, dict) else data or "–")
 
 
 def _seeds(spec: Any) -> Iterable[int]:

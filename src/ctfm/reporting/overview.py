@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ctfm import plugins, tables
+import pandas as pd
+
+from ctfm import plugins, resources, tables
 from ctfm.errors import UserError
 from ctfm.figures._results import Results
 from ctfm.metrics.summary import QUOTED
@@ -100,6 +102,13 @@ def warnings(root: Path) -> list[str]:
             for row in rows[~rows.excluded.astype(bool)].itertuples()
         ]
     return found
+
+
+def paper_overlap() -> list[str]:
+    """Return one sentence for each collection of the paper's own corpus that evaluations use too."""
+    counts = pd.read_csv(resources.path("paper_collections.csv"))
+    rows = pd.read_csv(resources.path("downstream.csv")).merge(counts, on="collection_id")
+    return [f"{number(int(row.n))} series of {row.collection_id} ({row.used_for})" for row in rows.itertuples()]
 
 
 def sources(root: Path, runs: Runs) -> Table:

@@ -38,6 +38,7 @@ def context(root: Path, out: Path) -> dict[str, Any]:
         "version": ", ".join(sorted({str(run.get("ctfm")) for run in runs.values()})),
         "warnings": facts.stale(root),
         "overlaps": overview.warnings(root),
+        "paper_overlap": overview.paper_overlap(),
         "overview": overview.overview(root, runs, took),
         "claims": claims.compare(root),
         "tasks": outcomes.tasks(root),

@@ -30,7 +30,7 @@ def keep(task: str, settings: Strict, encoder: Path, out: Path) -> dict[str, Any
     about = {"task": task, "encoder": encoder.name, "settings": settings.model_dump(mode="json")}
     about["fingerprint"] = files.digest([about, model])
     shutil.rmtree(out / "model", ignore_errors=True)
-    _vectors._link(encoder, out / "model" / _vectors.ENCODER)
+    _vectors.link(encoder, out / "model" / _vectors.ENCODER)
     files.write_json(about, out / "model" / _vectors.ABOUT)
     return {"fingerprint": about["fingerprint"], "frozen": True, "model": model[:12], "train": [], "val": []}
 

@@ -70,8 +70,8 @@ def predict(model: Path, cases: list[CaseFile], out: Path) -> None:
     encoder, kept = _maps.kept(model)
     settings = Settings(**kept)
     images = [(case.case, case.image) for case in _maps.drawn(cases, settings.scans, settings.seed, out)]
-    options = {"spacing_mm": settings.spacing_mm, "standardise": settings.standardise}
-    rows = colouring.of_scans(Encoder(encoder), images, settings, **options)
+    used, space = Encoder(encoder), settings.spacing_mm
+    rows = colouring.of_scans(used, images, settings, spacing_mm=space, standardise=settings.standardise)
     tables.write(rows, TABLE, out / f"{TABLE}.parquet")
 
 

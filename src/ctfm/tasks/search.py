@@ -26,7 +26,7 @@ from ctfm import files, logs, tables
 from ctfm.config import Millimetres, Patches
 from ctfm.errors import SCAN_FAULTS, Quarantine, UserError, nearest, told
 from ctfm.imaging import store
-from ctfm.metrics import centroid
+from ctfm.metrics import centroid, localisation
 from ctfm.tasks import CaseFile, _heat, _vectors
 from ctfm.tasks._heat import Matches
 
@@ -119,12 +119,10 @@ def measure(settings: Settings, cases: list[CaseFile], predictions: Path) -> lis
 
 
 def scores(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Return the mean of each measure over all targets, organs and queries."""
-    values: dict[str, list[float]] = {}
-    for row in rows:
-        if np.isfinite(row["value"]):
-            values.setdefault(row["metric"], []).append(row["value"])
-    return {metric: float(np.mean(found)) for metric, found in values.items()}
+    """Return the means of distance and ``inside`` over all targets, organs and queries."""
+    known = [row for row in rows if row["metric"] in localisation.COMPARED and np.isfinite(row["value"])]
+    metrics = dict.fromkeys(row["metric"] for row in known)
+    return {metric: float(np.mean([row["value"] for row in known if row["metric"] == metric])) for metric in metrics}
 
 
 def picture(settings: Settings, case: CaseFile, prediction: Path) -> Figure | None:

@@ -200,11 +200,19 @@ def judged(
     else:
         quality = facts["registration"]
         wrong, why = repeats.faults(quality, limits), repeats.causes(facts, limits)
-    missing = "no patch that both scans show" if not wrong else ", ".join(wrong)
-    rows = [{"metric": m, "value": v, "note": missing if np.isnan(v) else ""} for m, v in values.items()]
+    rows = [{"metric": m, "value": v, "note": _missing(m, wrong) if np.isnan(v) else ""} for m, v in values.items()]
     rows += [{"metric": m, "value": float(quality.get(m, np.nan)), "note": ""} for m in QUALITY]
     rows.append({"metric": "registration_failed", "value": float(bool(wrong)), "note": ", ".join(wrong)})
     return [*rows, {"metric": "outlier", "value": float(outlier), "note": "; ".join(why) if outlier else ""}]
+
+
+def _missing(metric: str, wrong: list[str]) -> str:
+    """Say why a pair has no value."""
+    if metric.endswith("_registered") or metric == "separation":
+        return ", ".join(wrong) or "no patch that both scans show, or no other patient's scan"
+    return (
+        "no patch that both scans show" if metric.endswith("_unregistered") else "no other patient's scan at its place"
+    )
 
 
 def scores(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -21,7 +21,7 @@ function heatLook(result) {
 function tuned() {
   for (const id of ["top", "opacity"]) element(`${id}-told`).textContent = `${element(id).value} %`;
   const result = resultOf(target.scan?.id);
-  if (result && target.heat) target.viewer.tuneHeat(heatLook(result));
+  if (result?.matches.length && target.heat) target.viewer.tuneHeat(heatLook(result));
 }
 
 const resultOf = (id) => page.results.find((result) => result.target === id);
@@ -143,7 +143,7 @@ async function remove() {
 // ---- search
 
 async function search() {
-  if (page.job || !source.point || !page.chosen.size) return;
+  if (page.job || !source.scan || !page.chosen.size) return;
   fault("");
   element("targets").open = false;
   page.job = "begun";
@@ -164,26 +164,29 @@ async function watch(id, query) {
     element("progress").value = now.share;
     element("status").textContent = now.state === "waiting" ? "Waiting for another search …" : sentence(now.message);
     if (now.results.length > seen) {
-      Object.assign(page, { query: { ...query, id }, results: now.results });
-      const first = seen === 0;
+      const news = now.results.slice(seen);
       seen = now.results.length;
-      if (first && !resultOf(target.scan?.id)) await showTarget(now.results[0].target);
-      else if (first || now.results.at(-1).target === target.scan?.id) await showResult();
-      else tabs();
+      Object.assign(page, { query: { ...query, id }, results: now.results });
+      tabs();
+      if (news.some((result) => result.target === target.scan?.id)) await showResult();
     }
+    if (now.state === "done") return finished(now.results);
+    if (now.state === "stopped") return void (element("status").textContent = "Stopped.");
     if (now.state === "failed") {
       element("status").textContent = "";
       throw new Error(`The search failed: ${now.message}`);
     }
-    if (now.state === "stopped") return void (element("status").textContent = "Stopped.");
-    if (now.state === "done") return finished(now);
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));
   }
 }
 
-function finished({ results }) {
+async function finished(results) {
   const seconds = results.reduce((sum, result) => sum + result.seconds, 0);
-  const scans = results.length === 1 ? "one scan" : `${results.length} scans`;
+  const good = results.filter((result) => result.matches.length);
+  const scans = good.length === 1 ? "one scan" : `${good.length} scans`;
+  if (good.length && !resultOf(target.scan?.id)) await showTarget(good[0].target);
+  const bad = results.find((result) => result.fault);
+  if (bad) fault(`${bad.name} can't be searched: ${bad.fault}`);
   element("status").textContent = `Searched ${scans} in ${seconds.toFixed(1)} s.`;
 }
 
@@ -200,8 +203,9 @@ function running(yes) {
 
 async function showResult(rank = 1) {
   const result = resultOf(target.scan?.id);
-  element("matches").hidden = !result;
-  if (!result) {
+  element("matches").hidden = !result?.matches.length;
+  tabs();
+  if (!result?.matches.length) {
     page.match = null;
     return target.heat ? guarded(() => target.setHeat(null)) : undefined;
   }
@@ -210,7 +214,6 @@ async function showResult(rank = 1) {
   const heat = { url: `${base}/${result.target}/overlay.nii`, search: id, ...heatLook(result) };
   await guarded(() => target.setHeat(heat));
   element("matched").textContent = result.name;
-  tabs();
   element("get-heat").href = `${base}/${result.target}/heat.nii.gz`;
   element("get-csv").href = `${base}/matches.csv`;
   element("get-json").href = `${base}/matches.json`;
@@ -226,7 +229,7 @@ const part = (className, textContent) => Object.assign(document.createElement("s
 
 function tab({ target: id, name, matches }) {
   const button = Object.assign(document.createElement("button"), { type: "button" });
-  button.append(part("", name), part("value", matches[0].similarity.toFixed(4)));
+  button.append(part("", name), part("value", matches.length ? matches[0].similarity.toFixed(4) : "failed"));
   button.setAttribute("aria-current", id === target.scan?.id);
   button.addEventListener("click", () => showTarget(id));
   const item = document.createElement("li");

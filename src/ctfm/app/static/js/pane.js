@@ -31,11 +31,12 @@ export class Pane {
   // Shows a scan; another call before it is read replaces it.
   async show(id, looks) {
     const turn = (this.turn = (this.turn ?? 0) + 1);
+    this.host.classList.remove("failed");
     this.host.classList.add("busy");
+    this.scan = null;
     try {
       const scan = await api.scan(id);
       if (turn !== this.turn) return false;
-      this.scan = null;
       await this.viewer.show(scan, looks.window);
       if (turn !== this.turn) return false;
       this.scan = scan;
@@ -44,6 +45,9 @@ export class Pane {
       this.setView(looks.view);
       this.goTo(middle(scan));
       return true;
+    } catch (error) {
+      if (turn === this.turn) this.host.classList.add("failed");
+      throw error;
     } finally {
       if (turn === this.turn) this.host.classList.remove("busy");
     }

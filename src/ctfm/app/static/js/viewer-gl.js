@@ -34,6 +34,7 @@ export async function open(host, moved) {
   host.replaceChildren(canvas);
   const nv = new window.niivue.Niivue(OPTIONS);
   await nv.attachToCanvas(canvas);
+  canvas.tabIndex = -1; // keys belong to what holds it
   return new Viewer(nv, moved);
 }
 
