@@ -70,4 +70,4 @@ wheel: install
 	$(BIN)/python -m build --no-isolation
 
 clean:
-	rm -rf results/demo .snakemake
+	rm -rf results/demo .snakemake build dist

@@ -55,6 +55,16 @@ def test_workflow_files_are_short_and_hold_no_logic():
             assert '"""' in rule and "log:" in rule and "resources:" in rule and "conda:" in rule, name
 
 
+def test_every_rule_has_the_same_shape():
+    parts = ["input", "output", "log", "benchmark", "wildcard_constraints", "priority", "retries", "conda", "threads"]
+    parts += ["resources", "params", "shell"]
+    for file in (ROOT / "rules").glob("*.smk"):
+        for name, text in re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", file.read_text(), re.M | re.S):
+            found = re.findall(r"^    (\w+):", text, re.M)
+            assert found == [part for part in parts if part in found], f"{name}: {found}"
+            assert {"output", "log", "conda", "resources", "params", "shell"} <= set(found), name
+
+
 def test_a_stage_has_one_name_in_rules_modules_and_tests():
     rules = {p.stem for p in (ROOT / "rules").glob("*.smk")}
     modules = {p.stem for p in (SOURCE / "stages").glob("*.py") if p.stem != "__init__"}

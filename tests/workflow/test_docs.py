@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import defaultdict
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from tests import commands
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.workflow
+DEFAULT = ("config/config.yaml",)
+OPTIONS_WITH_VALUES = ("--configfile", "--allowed-rules")
 OPTIONS_WITH_A_VALUE = ("--profile", "--cores", "--quiet")
 NOT_PLANNED = {"--lint", "--rulegraph", "--report", "--conda-create-envs-only", "--version"}
 # What the files laid over the paper's run expect to be there.
@@ -32,9 +35,10 @@ def parsed(words: tuple[str, ...]) -> tuple[tuple[str, ...], set[str]]:
     configs, targets, rest = [], set(), list(words[1:])
     while rest:
         word = rest.pop(0)
-        if word == "--configfile":
-            while rest and not rest[0].startswith("-"):
-                configs.append(rest.pop(0))
+        if word in OPTIONS_WITH_VALUES:
+            values = list(takewhile(lambda text: not text.startswith("-"), rest))
+            rest = rest[len(values) :]
+            configs += values if word == "--configfile" else []
         elif word in OPTIONS_WITH_A_VALUE and rest:
             rest.pop(0)
         elif not word.startswith("-"):
@@ -48,7 +52,7 @@ def plans() -> dict[tuple[str, ...], set[str]]:
     for command in commands.of("snakemake"):
         if not NOT_PLANNED & set(command.words) and "NAME" not in command.words:
             configs, targets = parsed(command.words)
-            wanted[configs] |= targets
+            wanted[configs or DEFAULT] |= targets
     return wanted
 
 
@@ -61,8 +65,7 @@ def test_what_snakemake_is_asked_for_can_be_planned(fresh):
     assert len(asked) >= 8
     for configs, targets in asked.items():
         assert all((fresh.folder / name).is_file() for name in configs), configs
-        given = configs or ("config/config.yaml",)
-        said = fresh.run(*sorted(targets), "-n", "--quiet", "rules", configs=given, check=False)
+        said = fresh.run(*sorted(targets), "-n", "--quiet", "rules", configs=configs, check=False)
         assert fresh.status == 0, f"{configs} {targets}: {said[-3000:]}"
 
 
