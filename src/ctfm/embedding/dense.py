@@ -1,7 +1,7 @@
 """Dense embeddings: a whole scan as a grid of patch embeddings.
 
-``exact`` gives those of the paper's sliding window to rounding; ``fast`` runs the encoder once over the whole scan and
-averages its coarsest map over each patch, which is close (docs/explanation/dense.md says how close).
+``exact`` gives those of the paper's sliding window to rounding; ``fast`` runs the encoder once over the plane of each
+layer of patches and averages its coarsest map over each, which is near (docs/explanation/dense.md says how near).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def embed(
         encoder: frozen.
         scan: see ``read.prepare``.
         settings: patch (null: the encoder's own) and overlap.
-        mode: ``exact``: each patch alone in the network, zeros around it; ``fast``: as a part of the whole scan.
+        mode: ``exact``: each patch alone in the network, zeros around it; ``fast``: as a part of its plane.
 
         watch: called with the share of the patches that are done, now and then.
 

@@ -181,7 +181,7 @@ def search_command(
     out: Annotated[Path, typer.Option(help="Folder of the heat maps and matches.csv.")] = Path("search"),
     count: Annotated[int, typer.Option(help="Best matches of each target.")] = Search().count,
     apart: Annotated[float | None, typer.Option(help="Least distance of matches, mm; default: half a patch.")] = None,
-    mode: Annotated[str, typer.Option(help="exact, or fast: the whole scan at once, with other values.")] = "exact",
+    mode: Annotated[str, typer.Option(help="exact, or fast: whole planes at once, with other values.")] = "exact",
     patch: Annotated[tuple[int, int, int] | None, typer.Option(help="Patch z y x, voxels; default: its own.")] = None,
     overlap: Annotated[float, typer.Option(help="Overlap of patches: how finely is searched.")] = Search().overlap,
     spacing: Annotated[
