@@ -55,7 +55,7 @@ def client(site) -> TestClient:
 def address(site) -> Iterator[str]:
     """Return the address of the site on a port of this machine."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(build(site), log_level="warning", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(build(site), log_level="warning"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -83,8 +83,8 @@ def test_one_command_serves_the_page_warns_and_cleans_up(tmp_path):
             urllib.request.urlopen(request, timeout=20)
         assert list((tmp_path / "tmp").glob("ctfm-app-*"))
     finally:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGHUP)  # becomes SIGTERM
         _, errors = process.communicate(timeout=30)
     assert "no login" in errors
     assert not list((tmp_path / "tmp").glob("ctfm-app-*"))
-    assert "Traceback" not in errors
+    assert "Traceback" not in errors and process.returncode == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import signal
 import socket
 import tempfile
 from pathlib import Path
@@ -44,6 +45,8 @@ def app(
     Without options: the data set with the most organs below results/, and the encoder 'ctfm' of the same run; where
     there is none, phantoms and a random encoder.
     """
+    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="ctfm-app-") as folder:
         work = Path(folder)
         offered, told = choose_scans(scans, work)
@@ -61,7 +64,15 @@ def app(
             limit_concurrency=64,
             timeout_graceful_shutdown=2,
         )
-        uvicorn.Server(config).run(sockets=[listener])
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        finally:
+            site.jobs.close()
+
+
+def _end(*_: object) -> None:
+    """End as Ctrl-C does, so that no scan is left behind. The server ends first, then it raises the signal again."""
+    raise SystemExit(0)
 
 
 def choose_scans(folders: list[Path] | None, work: Path) -> tuple[list[sources.Source], str]:

@@ -9,8 +9,6 @@ import asyncio
 import shutil
 import tempfile
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -203,12 +201,6 @@ def build(site: Site, names: tuple[str, ...] = ()) -> Guard:
         site: its answers.
         names: host names that it may be called by, see ``Guard``.
     """
-
-    @asynccontextmanager
-    async def life(_: Starlette) -> AsyncIterator[None]:
-        yield
-        await run_in_threadpool(site.jobs.close)
-
     found = "/api/searches/{search}"
     routes = [
         Route("/", lambda _: FileResponse(STATIC / "index.html")),
@@ -227,4 +219,4 @@ def build(site: Site, names: tuple[str, ...] = ()) -> Guard:
         Route(found + "/{scan}/heat.nii.gz", site.heat),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
-    return Guard(Starlette(routes=routes, exception_handlers=answers.HANDLERS, lifespan=life), names)
+    return Guard(Starlette(routes=routes, exception_handlers=answers.HANDLERS), names)
