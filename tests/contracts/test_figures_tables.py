@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -48,6 +50,10 @@ def test_all_are_drawn_from_tables_alone_and_repeat_in_another_process(only_tabl
     assert first == second
     for name, content in first.items():
         assert str(only_tables).encode() not in content, name
+        if name.endswith(".png"):
+            grey = np.asarray(Image.open(io.BytesIO(content)).convert("L"))
+            edges = (grey[:, 0], grey[:, -1], grey[0], grey[-1])
+            assert all((edge == 255).all() for edge in edges), f"{name}: something is cut off"
         if name.endswith(".svg"):
             assert b"<dc:date>" not in content, name
     for name in ("fig2", "fig3", "fig4", "fig5", "ed1", "ed2", "ed3", "ed4", "ed6", "s2"):

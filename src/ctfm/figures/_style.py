@@ -78,7 +78,7 @@ def blank(settings: Figures, height: float) -> Figure:
     """Return an empty figure of the set width, ``height`` times as high."""
     width = settings.width_mm / MM_PER_INCH
     engine = ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.05)
-    return Figure(figsize=(width, width * height), layout=engine, facecolor="white")
+    return Figure(figsize=(width, width * height), dpi=settings.dpi, layout=engine, facecolor="white")
 
 
 def heading(axes: Axes, letter: str, title: str) -> None:
@@ -152,7 +152,8 @@ def save(figure: Figure, rows: pd.DataFrame, stem: Path, dpi: int) -> list[Path]
 
 def _settle(figure: Figure) -> None:
     """Fix the layout at rounded places: the solver's last bits differ from run to run."""
-    figure.draw_without_rendering()
+    for _ in range(2):  # with other widths an axis may have other marks, and they need other room
+        figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for axes in figure.axes:
         axes.set_position(Bbox.from_bounds(*(round(v, 6) for v in axes.get_position(original=True).bounds)))

@@ -68,6 +68,7 @@ def _last(axes: Axes, letter: str, metric: str, last: pd.DataFrame, looks: dict[
     axes.set_ylim(max(len(looks), 4) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(METRICS[metric])
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     seeds = rows.groupby("encoder").seed.nunique()
     style.heading(axes, letter, f"Last checkpoint, n = {seeds.max()} seeds")
     return rows.assign(paper=rows.encoder.map(paper))

@@ -105,11 +105,15 @@ def _ours(row: Any, ours: Ours | None, why: str) -> tuple[str, str]:
     if ours is None:
         return "–", "–"
     bounded = bool(np.isfinite(ours.low))
-    value = f"{ours.value:.4g} ({ours.low:.4g} to {ours.high:.4g})" if bounded else f"{ours.value:.10g}"
+    value = f"{ours.value:.4g} ({ours.low:.4g} to {ours.high:.4g})" if bounded else _plain(ours.value)
     less = [number - row.value for number in (ours.value, ours.low, ours.high)]
     difference = "the same" if abs(less[0]) < EXACT else f"{less[0]:+.4g}"
     difference += f" ({less[1]:+.4g} to {less[2]:+.4g})" if bounded else ""
     return value.replace(" ", NARROW), difference.replace(" ", NARROW) if why in (SAME, ALIKE, UNLIKE) else "–"
+
+
+def _plain(value: float) -> str:
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}"
 
 
 def _caveat(row: Any, ours: Ours | None) -> str:
