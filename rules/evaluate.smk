@@ -29,7 +29,6 @@ rule summarise_task:
     input:
         tables=task_tables,
         checked=CHECKED,
-        paper="resources/paper.csv",
     output:
         summary=f"{O}/evaluate/{{task}}/summary.parquet",
     log:
@@ -43,5 +42,6 @@ rule summarise_task:
         runtime=more_each_try(60),
     params:
         spec=spec_of("summary", code="evaluate"),
+        facts=digest_of("paper.csv"),
     shell:
         "python -m ctfm summary --spec {params.spec:q} --out {output.summary} {input.tables} &> {log}"

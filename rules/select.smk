@@ -1,7 +1,5 @@
 rule fetch_index:
     """Fetch the index tables of the releases that a corpus names, once for this machine."""
-    input:
-        pins="resources/idc_index_data.csv",
     output:
         record=f"{O}/select/{{corpus}}/index.json",
     log:
@@ -14,6 +12,7 @@ rule fetch_index:
         downloads=1,
     params:
         spec=spec_of("select"),
+        facts=digest_of("idc_index_data.csv"),
     shell:
         "python -m ctfm fetch-index --spec {params.spec:q} --out {output.record} &> {log}"
 
@@ -23,11 +22,6 @@ rule select_series:
     input:
         phantom=phantom_or_nothing,
         index=f"{O}/select/{{corpus}}/index.json",
-        sql=expand(
-            "resources/sql/{name}.sql",
-            name=["select_index", "idc_releases", "geometry_index", "select_ct"],
-        ),
-        lists=expand("resources/{name}.csv", name=["paper_collections", "downstream"]),
     output:
         series=f"{O}/select/{{corpus}}/series.parquet",
         funnel=f"{O}/select/{{corpus}}/funnel.parquet",
@@ -46,6 +40,14 @@ rule select_series:
         runtime=more_each_try(30),
     params:
         spec=spec_of("select", code="select"),
+        facts=digest_of(
+            "sql/select_index.sql",
+            "sql/idc_releases.sql",
+            "sql/geometry_index.sql",
+            "sql/select_ct.sql",
+            "paper_collections.csv",
+            "downstream.csv",
+        ),
         out=subpath(output.series, parent=True),
     shell:
         "python -m ctfm select --spec {params.spec:q} --out {params.out} &> {log}"

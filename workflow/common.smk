@@ -7,7 +7,7 @@ from snakemake.exceptions import WorkflowError
 
 from ctfm import plugins, provenance
 from ctfm.errors import UserError
-from ctfm.files import check_writable
+from ctfm.files import check_writable, digest, sha256
 from ctfm.spec import check, encoder_names, give_environment, spec
 
 STAGES = "phantom select prepare datasets pretrain probe export embed adapt evaluate import_published report".split()
@@ -58,6 +58,11 @@ def spec_of(stage, code=None):
         return json.dumps(content, sort_keys=True)
 
     return make
+
+
+def digest_of(*names):
+    """The digest of small frozen facts that a job reads. As inputs, those of a fresh checkout would be newer than results."""
+    return digest([sha256(f"resources/{name}") for name in names])
 
 
 def plugins_of(stage, wildcards):
