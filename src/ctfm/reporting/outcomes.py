@@ -13,7 +13,8 @@ from ctfm.reporting import notes
 from ctfm.reporting.facts import NARROW, Table, number
 
 MAIN = "dice"
-LEADING = (MAIN, "auc", "centroid_distance_cm", "cosine_registered", "colour_balanced_accuracy")  # the metric that a task's first table shows; of other tasks their first
+# The metric that a task's first table shows; of other tasks their first.
+LEADING = (MAIN, "auc", "centroid_distance_cm", "cosine_registered", "colour_balanced_accuracy", "organ_enrichment")
 ABBREVIATED = {"auc": "AUC", "f1": "F1", "nmi": "NMI"}
 FEW = 20  # patients, below which percentile intervals are plainly too narrow
 
