@@ -139,11 +139,19 @@ def test_the_corpus_and_the_chosen_checkpoint(tmp_path):
     assert run.find(row("idc_148k-ctfm-selected_epoch")).value == 1
 
 
-def test_a_spread_is_that_over_cases(tmp_path):
-    fixed = {"task": "search", "dataset": "totalsegmentator_thorax", "encoder": "ctfm", "shots": "all", "seed": 0}
-    fixed |= {"metric": "centroid_distance_cm", "group": "heart", "label": "heart", "split_hash": "", "note": ""}
-    values = [1.0, 4.0, 7.0]
-    rows = [{**fixed, "case_id": f"c{v}", "patient": f"c{v}", "value": v} for v in values]
-    tables.write(tables.of("metrics", rows), "metrics", tmp_path / "evaluate/search/ctfm/all-0.parquet")
-    found = Run(tmp_path).find(row("totalsegmentator_thorax-ctfm-heart-distance-sd"))
-    assert found.value == pytest.approx(np.std(values))
+def test_what_only_the_published_definition_has_is_found(tmp_path):
+    fixed = {
+        "task": "organ_search",
+        "dataset": "totalsegmentator_thorax",
+        "encoder": "ctfm",
+        "shots": "all",
+        "seeds": 1,
+    }
+    fixed |= {"group": "label:heart", "reference": "", "metric": "centroid_distance_cm_sd", "n": 3, "paper": 5.44}
+    rows = [{**fixed, "method": "published definition", "estimate": 2.4}]
+    path = tmp_path / "evaluate/organ_search/summary.parquet"
+    tables.write(tables.of("summary", rows), "summary", path)
+    found = Run(tmp_path).find(row("totalsegmentator_thorax-ctfm-heart-centroid_distance_cm_sd"))
+    assert (found.value, found.same_data) == (2.4, True)
+    tables.write(tables.of("summary", [*rows, {**fixed, "method": "ours", "estimate": 2.5}]), "summary", path)
+    assert Run(tmp_path).find(row("totalsegmentator_thorax-ctfm-heart-centroid_distance_cm_sd")).value == 2.5

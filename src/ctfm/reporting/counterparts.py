@@ -17,11 +17,10 @@ import pandas as pd
 from ctfm import files, published, tables
 from ctfm.figures._results import Results
 from ctfm.metrics import intervals
-from ctfm.metrics.summary import OURS
+from ctfm.metrics.summary import OURS, PUBLISHED
 from ctfm.reporting import facts
 
 CONFIDENCE = 0.95
-SPREAD = "_sd"  # in a metric's name: standard deviation over cases, as the paper prints one
 SECONDS_A_DAY = 86400.0
 SPLIT = "cases_"
 
@@ -143,10 +142,8 @@ class Run:
         return Ours(found.estimate, found.low, found.high, note="on other cases; interval over seeds of the probe")
 
     def _measured(self, row: Any) -> Ours | None:
-        if SPREAD in row.metric:
-            return self._spread(row)
-        rows = self.results.summary
-        rows = rows[(rows.method == OURS) & (rows.metric == row.metric) & (rows.group == row.group)]
+        rows = self.results.summary.sort_values("method", kind="stable")  # ours, then the published definition
+        rows = rows[rows.method.isin([OURS, PUBLISHED]) & (rows.metric == row.metric) & (rows.group == row.group)]
         rows = rows[(rows.shots == row.shots) & (rows.reference.map(published.arm) == row.reference)]
         rows = rows[rows.encoder.map(published.arm) == row.encoder]
         for name, same in [(row.dataset, True), *self._datasets(row.dataset)]:
@@ -155,17 +152,6 @@ class Run:
                 n = "" if pd.isna(one.n) else f"n = {one.n:.0f}"
                 note = "" if alike else f"of {'other cases of ' if same else ''}'{name}', {n}".rstrip(", ")
                 return Ours(one.estimate, one.low, one.high, alike, note)
-        return None
-
-    def _spread(self, row: Any) -> Ours | None:
-        rows = self.results.metrics
-        rows = rows[(rows.metric == row.metric.replace(SPREAD, "")) & (rows.encoder.map(published.arm) == row.encoder)]
-        for name, same in [(row.dataset, True), *self._datasets(row.dataset)]:
-            values = rows[(rows.dataset == name) & rows.value.notna()].value
-            if len(values):
-                return Ours(
-                    float(values.std(ddof=0)), same_data=same, note="" if same else f"of '{name}', n = {len(values)}"
-                )
         return None
 
 
