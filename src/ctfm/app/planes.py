@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from scipy.ndimage import map_coordinates
 
+from ctfm.embedding import own
 from ctfm.imaging import pictures, store
 from ctfm.imaging.volume import Volume
 from ctfm.options import Voxels
@@ -67,7 +68,5 @@ def sampled(heat: Volume, volume: store.Stored, plane: Plane, at: Voxels, shape:
     index[row] = (down[::-1] if upward else down)[:, None]
     index[column] = ((np.arange(shape[1]) + 0.5) / shape[1] * volume.shape[column] - 0.5)[None, :]
     whole = np.stack(np.broadcast_arrays(*index), axis=-1)
-    world = whole @ volume.affine[:3, :3].T + volume.affine[:3, 3]
-    inverse = np.linalg.inv(heat.affine)
-    there = world @ inverse[:3, :3].T + inverse[:3, 3]
+    there = own.of(heat).index(own.of(volume).world(whole))
     return map_coordinates(heat.array, np.moveaxis(there, -1, 0), order=1, mode="nearest").astype(np.float32)

@@ -55,17 +55,16 @@ class Own:
             staged.replace(temporary)
 
 
-def of(scan: Path | Volume) -> Own:
-    """Return the own grid of an image file, a prepared volume (``.b2nd``) or a volume in memory.
+def of(scan: Path | Volume | store.Stored) -> Own:
+    """Return the own grid of an image file, a prepared volume (``.b2nd``, or opened) or a volume in memory.
 
     A folder of a DICOM series has none before it is read: its slices are sorted along their normal (right x down), and
     put on an even, straight grid where they are uneven or shifted. Give what ``scans.read`` made of it.
     """
-    if isinstance(scan, Volume):
+    if isinstance(scan, Volume | store.Stored):
         return Own(scan.shape, scan.affine)
     if scan.suffix == scans.PREPARED:
-        stored = store.open_volume(scan)
-        return Own(stored.shape, stored.affine)
+        return of(store.open_volume(scan))
     return _of_file(scan)
 
 
