@@ -38,17 +38,15 @@ def draw(
             those of the volume.
     """
     cut = pictures.planes(volume.handle, at)[list(LAYOUT).index(plane)]
-    grey = pictures.window(cut, window)
     shape = size(volume, plane)
-    picture = np.repeat(pictures.resize(grey, shape)[:, :, None], 3, axis=2).astype(np.float32)
+    grey, colours = pictures.resize(pictures.window(cut, window), shape), np.zeros((*shape, 4))
     if heat:
         map_, low, high, opacity = heat
         values = sampled(map_, volume, plane, at, shape)
         share = np.clip((values - low) / max(high - low, 1e-9), 0, 1)
-        colour = np.asarray(matplotlib.colormaps[COLOURS](share))[:, :, :3] * 255
-        weight = np.where(values >= low, opacity, 0)[:, :, None]
-        picture = picture * (1 - weight) + colour * weight
-    return pictures.png(np.rint(picture).astype(np.uint8))
+        colours = matplotlib.colormaps[COLOURS](share)
+        colours[..., 3] = np.where(values >= low, opacity, 0)
+    return pictures.png(np.rint(255 * pictures.blend(grey, colours)).astype(np.uint8))
 
 
 def size(volume: store.Stored, plane: Plane) -> tuple[int, int]:

@@ -11,9 +11,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import ArrayLike
 
-from ctfm.files import atomic
 from ctfm.imaging import scans, store
-from ctfm.imaging.volume import Volume, from_nifti, to_nifti
+from ctfm.imaging.volume import Volume, from_nifti, save_nifti, to_nifti
 from ctfm.options import Voxels
 
 NIFTI = (".nii", ".nii.gz")
@@ -49,10 +48,7 @@ class Own:
             header.set_data_dtype(np.float32)
             header["cal_min"] = header["cal_max"] = 0  # the CT's display window
             made = type(self.image)(np.asarray(made.dataobj), self.image.affine, header)
-        with atomic(path) as temporary:
-            staged = temporary.with_name(f"{temporary.name}.nii.gz")
-            nib.save(made, staged)
-            staged.replace(temporary)
+        save_nifti(made, path)
 
 
 def of(scan: Path | Volume | store.Stored) -> Own:
