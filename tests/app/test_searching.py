@@ -5,18 +5,22 @@ from __future__ import annotations
 import csv
 import io
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy.spatial.distance import pdist
 
 from ctfm.app import demo, searching
 from ctfm.app.jobs import Job, Stopped
 from ctfm.app.library import Entry
 from ctfm.app.searching import Found
 from ctfm.app.sources import Source
-from ctfm.embedding import dense, patches, similarity
+from ctfm.embedding import dense
+from ctfm.embedding.searching import search
+from ctfm.errors import UserError
 from ctfm.imaging import store
-from tests.app.conftest import OVERLAP, PATCH
+from tests.app.conftest import OVERLAP, PATCH, block, nifti
 
 
 @pytest.fixture(scope="module")
@@ -45,29 +49,36 @@ def test_the_place_itself_is_found_first_in_its_own_scan(asked):
     assert similar == sorted(similar, reverse=True)
 
 
-def test_matches_are_those_of_the_library_and_voxels_those_of_the_scan(asked, site):
+def test_matches_and_map_are_those_of_the_command_and_voxels_those_of_the_scan(asked, site):
     searcher, job, point = asked
     found, target = job.results[1], site.library.get("2")
-    scan = searcher._prepared(site.library.get("1"))
-    inverse = np.linalg.inv(scan.volume.affine)
-    query = dense.at(searcher.encoder, scan, (inverse @ [*point, 1])[:3], PATCH)
-    embedded = searcher._dense(target, lambda _: None)
-    (best,) = similarity.best(similarity.cosines(query, embedded), embedded)
-    assert np.allclose(found.matches[0]["point_mm"], best.point_mm, atol=0.01)
+    files = [site.library.get(name).source.image for name in ("1", "2")]
+    (straight,) = search(searcher.encoder, files[0], point, files[1:], searcher.settings, in_mm=True)
+    assert len(found.matches) == len(straight.matches) > 1
+    for match, place in zip(found.matches, straight.matches, strict=True):
+        assert np.allclose(match["point_mm"], place.point_mm, atol=0.01)
+        assert match["similarity"] == pytest.approx(place.similarity, abs=1e-5)
+    heat = nib.load(searcher.full(job.id, target)).get_fdata().transpose()  # ITK reads NaN as 0
+    inside = np.isfinite(heat)
+    assert inside.mean() > 0.1 and np.allclose(heat[inside], straight.heat[inside], atol=1e-5)
     image = sitk.ReadImage(str(target.open().shown))
     for match in found.matches:
         index = image.TransformPhysicalPointToIndex(match["point_mm"])
-        if match["voxel"] is not None:
-            assert np.abs(np.subtract(index[::-1], match["voxel"])).max() <= 1
+        assert np.abs(np.subtract(index[::-1], match["voxel"])).max() <= 1
 
 
 def test_matches_lie_apart(asked):
     _, job, _ = asked
-    half = np.multiply(PATCH, demo.PREPROCESS.spacing_mm) / 2
+    half = np.multiply(PATCH, demo.PREPROCESS.spacing_mm).max() / 2
     for found in job.results:
-        places = np.array([match["point_mm"] for match in found.matches])[:, ::-1]
-        for n, place in enumerate(places):
-            assert (np.abs(places[:n] - place) >= half - 0.1).any(axis=1).all()
+        assert pdist([match["point_mm"] for match in found.matches]).min() >= half - 4  # one may be moved into the scan
+
+
+def test_a_point_in_air_is_refused(asked, tmp_path):
+    searcher, _, _ = asked
+    source = Entry("9", Source("block", nifti(tmp_path / "block.nii", made := block())), tmp_path / "work")
+    with pytest.raises(UserError, match="in air around the body"):
+        searcher.search(Job("a"), source, made.world(np.zeros(3)), [source])
 
 
 def test_the_heat_map_to_keep_has_the_scans_own_grid_and_the_drawn_one_its_extent(asked, site):
@@ -113,8 +124,7 @@ def test_progress_rises_to_the_end_and_stopping_ends_the_embedding(asked, site):
     fresh = searching.Searcher(searcher.encoder, searcher.settings, searcher.library)
     shares = []
     fresh._dense(site.library.get("2"), shares.append)
-    layers = patches.grid(fresh._prepared(site.library.get("2")).shape, PATCH, OVERLAP).shape[0]
-    assert shares == sorted(shares) and shares[0] == 0 and 0.7 < shares[-1] <= 1 and len(shares) == layers
+    assert shares == sorted(shares) and 0 < shares[0] < 1 and shares[-1] == 1
     job = Job("s")
     job.stop.set()
     with pytest.raises(Stopped):
@@ -142,15 +152,14 @@ def test_the_table_repeats_the_query_and_holds_no_formula():
     assert rows[2][-4:] == ["3.0", "1", "2", "3"]
 
 
-def test_the_drawn_map_has_no_missing_values_and_keeps_finer_axes_out(tmp_path):
-    from tests.app.conftest import block
-
+def test_the_drawn_map_has_no_missing_values_and_keeps_finer_axes_out(asked, tmp_path):
     made = block(spacing=(5.0, 1.0, 1.0))
     store.save(made, tmp_path / "a.b2nd")
-    heat = np.full(made.shape, np.nan, np.float32)
-    heat[5:20, 5:15, 5:15] = np.linspace(0.2, 0.9, 15)[:, None, None]
-    drawn = searching.overlay(type(made)(heat, made.affine), store.open_volume(tmp_path / "a.b2nd"))
-    assert drawn.spacing == pytest.approx((5.0, 3.0, 3.0))
-    assert drawn.array.min() == pytest.approx(0.2) and np.isfinite(drawn.array).all()
-    extent = np.multiply(drawn.shape, drawn.spacing)
-    assert (extent >= np.multiply(made.shape, made.spacing) - 1e-3).all()
+    grid = searching.coarse(store.open_volume(tmp_path / "a.b2nd"))
+    step = np.linalg.norm(grid.affine[:3, :3], axis=0)
+    assert step == pytest.approx((5.0, 3.0, 3.0))
+    assert np.allclose(grid.world((-0.5, -0.5, -0.5)), made.world(np.full(3, -0.5)))
+    assert (np.multiply(grid.shape, step) >= np.multiply(made.shape, made.spacing) - 1e-3).all()
+    searcher, job, _ = asked
+    drawn = sitk.GetArrayFromImage(sitk.ReadImage(str(searcher.folder(job.id, "2") / searching.OVERLAY)))
+    assert np.isfinite(drawn).all() and drawn.min() == pytest.approx(job.results[1].quantiles[0])

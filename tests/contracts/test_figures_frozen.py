@@ -66,7 +66,7 @@ def test_clusters_are_drawn_for_every_encoder_with_their_numbers(results, tmp_pa
     assert numbers.groupby("encoder").metric.agg(set).map(lambda m: m == {"silhouette", "knn_purity", "nmi"}).all()
     value = numbers[(numbers.encoder == "ctfm") & (numbers.metric == "silhouette")].estimate.iloc[0]
     titles = [axes.get_title(loc="left") for axes in figure.axes]
-    assert f"silhouette {value:.2f}" in titles[0] and titles[3].endswith("ctfm, perplexity 30")
+    assert f"silhouette {value:.2f}" in titles[0] and titles[3].endswith("ctfm, perplexity 30, n = 30")
     _, rows, _ = drawn("fig6", results, tmp_path / "y")
     assert set(rows.encoder) == {"ctfm"} and set(rows.perplexity.dropna()) == {30.0}
     assert np.isfinite(rows[rows.case.notna()][["x", "y"]]).all(None)

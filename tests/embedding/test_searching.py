@@ -196,6 +196,6 @@ def test_a_point_in_air(encoder, tmp_path):
     array = np.full(SHAPE, -1000, np.int16)
     array[20:40, 15:40, 5:30] = 40
     nib.save(nib.Nifti1Image(array, np.diag([4.0, 4, 6, 1])), tmp_path / "body.nii.gz")
-    with pytest.raises(UserError, match=r"lies in air around the body; --crop volume"):
+    with pytest.raises(UserError, match=r"lies in air around the body.*--crop volume"):
         query_at(encoder, tmp_path / "body.nii.gz", (1, 1, 1), Search())
     assert searching.query_at(encoder, tmp_path / "body.nii.gz", (15, 20, 30), Search()).shape == (64,)

@@ -13,6 +13,7 @@ import numpy as np
 
 from ctfm.app import intake, uploads
 from ctfm.app.sources import Source
+from ctfm.embedding import own
 from ctfm.errors import Quarantine
 from ctfm.imaging import store
 from ctfm.options import Voxels
@@ -38,8 +39,7 @@ class Opened:
 
     def voxel(self, point_mm: np.ndarray) -> Voxels | None:
         """Return the voxel (z, y, x) at a point in LPS mm, or None where there is none."""
-        inverse = np.linalg.inv(self.volume.affine)
-        z, y, x = (int(i) for i in np.rint(inverse[:3, :3] @ np.asarray(point_mm, float) + inverse[:3, 3]))
+        z, y, x = (int(i) for i in np.rint(own.of(self.volume).index(point_mm)))
         inside = all(0 <= i < n for i, n in zip((z, y, x), self.volume.shape, strict=True))
         return (z, y, x) if inside else None
 

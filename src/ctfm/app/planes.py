@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from scipy.ndimage import map_coordinates
 
+from ctfm.embedding import own
 from ctfm.imaging import pictures, store
 from ctfm.imaging.volume import Volume
 from ctfm.options import Voxels
@@ -37,17 +38,15 @@ def draw(
             those of the volume.
     """
     cut = pictures.planes(volume.handle, at)[list(LAYOUT).index(plane)]
-    grey = pictures.window(cut, window)
     shape = size(volume, plane)
-    picture = np.repeat(pictures.resize(grey, shape)[:, :, None], 3, axis=2).astype(np.float32)
+    grey, colours = pictures.resize(pictures.window(cut, window), shape), np.zeros((*shape, 4))
     if heat:
         map_, low, high, opacity = heat
         values = sampled(map_, volume, plane, at, shape)
         share = np.clip((values - low) / max(high - low, 1e-9), 0, 1)
-        colour = np.asarray(matplotlib.colormaps[COLOURS](share))[:, :, :3] * 255
-        weight = np.where(values >= low, opacity, 0)[:, :, None]
-        picture = picture * (1 - weight) + colour * weight
-    return pictures.png(np.rint(picture).astype(np.uint8))
+        colours = matplotlib.colormaps[COLOURS](share)
+        colours[..., 3] = np.where(values >= low, opacity, 0)
+    return pictures.png(np.rint(255 * pictures.blend(grey, colours)).astype(np.uint8))
 
 
 def size(volume: store.Stored, plane: Plane) -> tuple[int, int]:
@@ -67,7 +66,5 @@ def sampled(heat: Volume, volume: store.Stored, plane: Plane, at: Voxels, shape:
     index[row] = (down[::-1] if upward else down)[:, None]
     index[column] = ((np.arange(shape[1]) + 0.5) / shape[1] * volume.shape[column] - 0.5)[None, :]
     whole = np.stack(np.broadcast_arrays(*index), axis=-1)
-    world = whole @ volume.affine[:3, :3].T + volume.affine[:3, 3]
-    inverse = np.linalg.inv(heat.affine)
-    there = world @ inverse[:3, :3].T + inverse[:3, 3]
+    there = own.of(heat).index(own.of(volume).world(whole))
     return map_coordinates(heat.array, np.moveaxis(there, -1, 0), order=1, mode="nearest").astype(np.float32)

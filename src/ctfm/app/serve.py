@@ -19,11 +19,13 @@ from ctfm.app.library import Library
 from ctfm.app.searching import Searcher
 from ctfm.app.site import Site, build
 from ctfm.embedding.encode import Encoder, find
+from ctfm.embedding.searching import Search
 from ctfm.errors import UserError
-from ctfm.options import Patches, Voxels
+from ctfm.options import Voxels
 
 RESULTS = Path("results")
 PATCH = (16, 64, 64)  # of the published page; no more than the encoder's own
+MATCHES = 10
 PORT = 8765
 
 log = logging.getLogger(__name__)
@@ -119,7 +121,7 @@ def make(
 ) -> Site:
     """Return the site for scans and an encoder; what it makes lies below ``work``."""
     library = Library(offered, work)
-    searcher = Searcher(encoder, Patches(patch=patch, overlap=overlap), library)
+    searcher = Searcher(encoder, Search(patch=patch, overlap=overlap, count=MATCHES), library)
     facts: dict[str, Any] = encoder.loaded.facts
     size = " x ".join(f"{n * mm:g}" for n, mm in zip(patch, encoder.preprocess.spacing_mm, strict=True))
     about = {

@@ -121,8 +121,7 @@ def pca(
     shown = [
         (name, painted(rows[rows["case"] == name].reset_index(), orient(scans.read(path)[0]))) for name, path in used
     ]
-    with files.atomic(out / f"{TABLE}.png") as temporary:
-        overlays.draw("Components of patch embeddings", shown).savefig(temporary, format="png", dpi=100)
+    overlays.save(overlays.draw("Components of patch embeddings", shown), out / f"{TABLE}.png")
     log.info("%d patches of %d scans: %s", len(rows), len(used), out / f"{TABLE}.parquet")
     if len(used) < len(images):
         raise typer.Exit(1)

@@ -97,8 +97,7 @@ def saliency(
         write_nifti(found, files.ensure_folder(out) / f"{name}_saliency.nii.gz")
         upright = orient(found)
         figure = overlays.draw("Saliency", [(name, painted(orient(scan), upright.array))])
-        with files.atomic(out / f"{name}_saliency.png") as temporary:
-            figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
+        overlays.save(figure, out / f"{name}_saliency.png")
         log.info("%s: largest distance %.2e", out / f"{name}_saliency.nii.gz", found.array.max())
     if failed:
         raise typer.Exit(1)

@@ -11,9 +11,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import ArrayLike
 
-from ctfm.files import atomic
 from ctfm.imaging import scans, store
-from ctfm.imaging.volume import Volume, from_nifti, to_nifti
+from ctfm.imaging.volume import Volume, from_nifti, save_nifti, to_nifti
 from ctfm.options import Voxels
 
 NIFTI = (".nii", ".nii.gz")
@@ -49,23 +48,19 @@ class Own:
             header.set_data_dtype(np.float32)
             header["cal_min"] = header["cal_max"] = 0  # the CT's display window
             made = type(self.image)(np.asarray(made.dataobj), self.image.affine, header)
-        with atomic(path) as temporary:
-            staged = temporary.with_name(f"{temporary.name}.nii.gz")
-            nib.save(made, staged)
-            staged.replace(temporary)
+        save_nifti(made, path)
 
 
-def of(scan: Path | Volume) -> Own:
-    """Return the own grid of an image file, a prepared volume (``.b2nd``) or a volume in memory.
+def of(scan: Path | Volume | store.Stored) -> Own:
+    """Return the own grid of an image file, a prepared volume (``.b2nd``, or opened) or a volume in memory.
 
     A folder of a DICOM series has none before it is read: its slices are sorted along their normal (right x down), and
     put on an even, straight grid where they are uneven or shifted. Give what ``scans.read`` made of it.
     """
-    if isinstance(scan, Volume):
+    if isinstance(scan, Volume | store.Stored):
         return Own(scan.shape, scan.affine)
     if scan.suffix == scans.PREPARED:
-        stored = store.open_volume(scan)
-        return Own(stored.shape, stored.affine)
+        return of(store.open_volume(scan))
     return _of_file(scan)
 
 

@@ -18,6 +18,7 @@ from itertools import product
 import numpy as np
 import torch
 
+from ctfm.embedding import own
 from ctfm.embedding.read import Scan
 from ctfm.options import Voxels
 
@@ -62,7 +63,7 @@ class Grid:
     def centres_world(self, scan: Scan) -> np.ndarray:
         """Return (patches, 3): the centre of each patch in LPS mm."""
         index = np.asarray(self.corners, float) + scan.low + (np.asarray(self.patch) - 1) / 2
-        return index @ scan.volume.affine[:3, :3].T + scan.volume.affine[:3, 3]
+        return own.of(scan.volume).world(index)
 
 
 def grid(shape: Voxels, patch: Voxels, overlap: float) -> Grid:

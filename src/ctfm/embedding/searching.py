@@ -131,10 +131,19 @@ def query_at(
         if not (np.all(index >= -0.5) and np.all(index <= np.asarray(grid.shape) - 0.5)):
             last = ", ".join(str(n - 1) for n in grid.shape)
             raise UserError(f"{_written(index)} is outside of {source}, whose voxels (z, y, x) run from 0 to {last}")
-        centre = own.Own(scan.volume.shape, scan.volume.affine).index(grid.world(index))
-        if not (np.all(centre >= np.asarray(scan.low) - 0.5) and np.all(centre <= np.asarray(scan.high) - 0.5)):
-            raise UserError(f"{_written(index)} of {source} lies in air around the body; --crop volume embeds that too")
-        return dense.at(encoder, scan, centre, settings.patch, settings.mode)
+        return query_in(encoder, scan, grid.world(index), settings)
+
+
+def query_in(encoder: Encoder, scan: read.Scan, point_mm: np.ndarray, settings: Search) -> np.ndarray:
+    """Return the embedding (channels,) of the patch around a point, LPS mm, of a prepared scan.
+
+    Raises:
+        UserError: the point lies outside of the part that is embedded.
+    """
+    centre = own.of(scan.volume).index(point_mm)
+    if not (np.all(centre >= np.asarray(scan.low) - 0.5) and np.all(centre <= np.asarray(scan.high) - 0.5)):
+        raise UserError("the point lies in air around the body; 'ctfm search' with --crop volume embeds that too")
+    return dense.at(encoder, scan, centre, settings.patch, settings.mode)
 
 
 def find(
@@ -155,14 +164,27 @@ def find(
         embedded = dense.embed(encoder, scan, settings, settings.mode, watch)
         similar = similarity.cosines(query, embedded)
         heat = similarity.on_grid_of(similarity.heat(similar, embedded), scan, grid, outside=float(similar.min()))
-        patch_mm = np.asarray(embedded.grid.patch) * scan.spacing_mm
-        apart = float(patch_mm.max()) / 2 if settings.apart_mm is None else settings.apart_mm
-        matches = []
-        for rank, match in enumerate(similarity.best(similar, embedded, settings.count, apart), 1):
-            inside = np.clip(match.centre, scan.low, np.asarray(scan.high) - 1)  # patches are padded at the far end
-            point = own.Own(scan.volume.shape, scan.volume.affine).world(inside)
-            matches.append(Place(rank, match.similarity, _triple(grid.index(point)), _triple(point)))
-        return Found(name, matches, heat, grid)
+        return Found(name, places(similar, embedded, grid, settings), heat, grid)
+
+
+def places(similar: np.ndarray, embedded: dense.Dense, grid: own.Own, settings: Search) -> list[Place]:
+    """Return the best matches of a scan that lie apart, best first.
+
+    Args:
+        similar: (patches,) cosines.
+        embedded: whose patches they are.
+        grid: whose voxels are told: the scan's own.
+        settings: how many, and how far apart.
+    """
+    scan = embedded.scan
+    patch_mm = np.asarray(embedded.grid.patch) * scan.spacing_mm
+    apart = float(patch_mm.max()) / 2 if settings.apart_mm is None else settings.apart_mm
+    found = []
+    for rank, match in enumerate(similarity.best(similar, embedded, settings.count, apart), 1):
+        inside = np.clip(match.centre, scan.low, np.asarray(scan.high) - 1)  # patches are padded at the far end
+        point = own.of(scan.volume).world(inside)
+        found.append(Place(rank, match.similarity, _triple(grid.index(point)), _triple(point)))
+    return found
 
 
 def _prepared(encoder: Encoder, path: Path, settings: Search, folder: Path) -> tuple[read.Scan, own.Own]:

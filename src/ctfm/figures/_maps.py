@@ -13,7 +13,7 @@ from matplotlib.gridspec import SubplotSpec
 from ctfm import published
 from ctfm.figures import _style as style
 from ctfm.figures._results import Results
-from ctfm.imaging.pictures import window
+from ctfm.imaging.pictures import blend, window
 from ctfm.metrics.summary import OURS
 
 COLUMNS = ["panel", "task", "encoder", "case", "plane", "metric", "estimate", "low", "high", "n"]
@@ -48,11 +48,8 @@ def told(found: pd.DataFrame, encoder: str, metric: str) -> str:
 
 def show(axes: Axes, row: Any, colours: np.ndarray) -> None:
     """Draw the plane of a row of ``slices`` under colours (rows, columns, 4)."""
-    shape = int(row.rows), int(row.columns)
-    grey = window(np.reshape(row.image, shape))[..., None] / 255
-    alpha = colours[..., 3:]
-    picture = grey * (1 - alpha) + colours[..., :3] * alpha
-    axes.imshow(picture, aspect=row.row_mm / row.column_mm, interpolation="nearest")
+    grey = window(np.reshape(row.image, (int(row.rows), int(row.columns))))
+    axes.imshow(blend(grey, colours), aspect=row.row_mm / row.column_mm, interpolation="nearest")
     axes.set_axis_off()
 
 

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ctfm import published
 from ctfm.config import Figures
+from ctfm.figures import _maps as maps
 from ctfm.figures import _style as style
 from ctfm.figures._results import Results
 from ctfm.metrics.summary import OURS
@@ -44,8 +44,7 @@ def draw(results: Results, settings: Figures) -> tuple[Figure, pd.DataFrame]:
     patches = patches[(patches.task == patches.task.min()) & patches.counted.astype(bool)]
     if patches.empty:
         return _nothing(settings)
-    task, names = patches.task.iloc[0], sorted(set(patches.encoder))
-    encoder = next((name for name in names if published.arm(name) == "ctfm"), names[0])
+    task, encoder = patches.task.iloc[0], maps.leading(patches)[0]
     metrics = results.metrics[results.metrics.task == task]
     own = _outliers(metrics[metrics.encoder == encoder])
     figure = style.blank(settings, 0.75)

@@ -11,8 +11,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 
-from ctfm import published
 from ctfm.config import Figures
+from ctfm.figures import _maps as maps
 from ctfm.figures import _pca, _saliency, _search
 from ctfm.figures import _planes as shared
 from ctfm.figures import _style as style
@@ -44,8 +44,7 @@ def _clusters(figure: Figure, spec: SubplotSpec, results: Results, settings: Fig
         style.heading(axes, letter, "Anatomical clustering")
         style.message(axes, "No task of the kind 'cluster' in this run.")
         return pd.DataFrame(columns=shared.COLUMNS)
-    task, names = points.task.iloc[0], sorted(set(points.encoder))
-    encoder = next((name for name in names if published.arm(name) == "ctfm"), names[0])
+    task, encoder = points.task.iloc[0], maps.leading(points)[0]
     own = points[(points.encoder == encoder) & (points.perplexity == points.perplexity.max())]
     found, looks = shared.numbers(results, task, encoder), shared.looks(points.label)
     shared.scatter(axes, own, looks, names=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from ctfm.imaging.pictures import Sliceable, planes, window
+from ctfm.files import atomic
+from ctfm.imaging.pictures import Sliceable, blend, planes, window
 from ctfm.imaging.volume import Volume
 
 INCHES = 2.4
@@ -24,8 +26,7 @@ class Shown(NamedTuple):
 
     def blended(self) -> np.ndarray:
         """Return the picture (rows, columns, 3) in [0, 1]: the colours over the CT, as their alpha says."""
-        grey, alpha = window(self.hu)[..., None] / 255, self.colours[..., 3:]
-        return grey * (1 - alpha) + self.colours[..., :3] * alpha
+        return blend(window(self.hu), self.colours)
 
 
 class _Places:
@@ -70,3 +71,9 @@ def draw(title: str, rows: Sequence[tuple[str, Sequence[Shown]]]) -> Figure:
         axes[0].set_title(name, fontsize=8, loc="left")
     figure.suptitle(title, fontsize=8)
     return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture as PNG, atomically; the same picture, the same bytes."""
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})

@@ -41,6 +41,16 @@ def window(values: np.ndarray, limits: tuple[float, float] = WINDOW_HU) -> np.nd
     return np.rint(np.clip((values.astype(np.float32) - low) / (high - low), 0, 1) * 255).astype(np.uint8)
 
 
+def blend(grey: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Lay colours (rows, columns, 4) in [0, 1] over grey values (rows, columns), 0 to 255, as their alpha says.
+
+    Returns:
+        (rows, columns, 3) in [0, 1].
+    """
+    alpha = colours[..., 3:]
+    return grey[..., None] / 255 * (1 - alpha) + colours[..., :3] * alpha
+
+
 def planes(volume: Sliceable, at: tuple[int, int, int] | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cut the axial, coronal and sagittal plane through a voxel, as they are shown by custom.
 

@@ -95,11 +95,16 @@ def from_nifti(image: nib.Nifti1Image) -> Volume:
 
 def write_nifti(volume: Volume, path: Path | str) -> None:
     """Write a volume as NIfTI (``.nii`` or ``.nii.gz``), atomically."""
+    save_nifti(to_nifti(volume), path)
+
+
+def save_nifti(image: nib.Nifti1Image, path: Path | str) -> None:
+    """Write a NIfTI image (``.nii`` or ``.nii.gz``), atomically."""
     target = Path(path)
     suffix = ".nii.gz" if target.name.endswith(".nii.gz") else ".nii"
     with atomic(target.with_name(target.name.removesuffix(suffix) + suffix)) as temporary:
         staged = temporary.with_name(f"{temporary.name}{suffix}")
-        nib.save(to_nifti(volume), staged)
+        nib.save(image, staged)
         staged.replace(temporary)
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from ctfm import tables
-from ctfm.embedding import dense, encode, read, table
+from ctfm.embedding import dense, encode, own, read, table
 from ctfm.encoders._order import to_ras, to_spl
 from ctfm.errors import Quarantine
 from ctfm.metrics import retrieval
@@ -64,10 +64,8 @@ def queries(
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         scan = read.prepare(case.image, used.preprocess, Path(folder), crop=settings.crop)
-        affine = scan.volume.affine
         for name, point in points.items():
-            centre = np.linalg.solve(affine[:3, :3], point - affine[:3, 3])
-            vector = dense.at(used, scan, centre, settings.patch)
+            vector = dense.at(used, scan, own.of(scan.volume).index(point), settings.patch)
             _check(vector, f"the patch around '{name}'")
             rows.append({**common, "label": name, "embedding": vector})
     return rows

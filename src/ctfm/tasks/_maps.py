@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from scipy import ndimage
 
 from ctfm import files
 from ctfm.config import Strict
@@ -18,6 +20,7 @@ from ctfm.imaging.pictures import planes
 from ctfm.tasks import CaseFile, _overlay, _vectors
 
 DRAWN = "drawn.json"
+NOT_DRAWN = "nothing_measured"
 PLANES = ("axial", "coronal", "sagittal")
 Painted = tuple[Shown, Shown, Shown]
 
@@ -62,8 +65,20 @@ def others(cases: Sequence[CaseFile], predictions: Path) -> list[dict[str, Any]]
     """Return a row without a value for each case that was not drawn, which says so."""
     names = {case.case for case in among(cases, predictions)}
     note = f"not among the {len(names)} scans that were drawn"
-    row = {"label": "", "group": "", "metric": "nothing_measured", "value": float("nan"), "note": note}
+    row = {"label": "", "group": "", "metric": NOT_DRAWN, "value": float("nan"), "note": note}
     return [{"case_id": case.case, "patient": case.patient, **row} for case in cases if case.case not in names]
+
+
+def means(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the mean of each measure over all rows of the cases that were drawn."""
+    known = pd.DataFrame(rows)
+    known = known[known.metric != NOT_DRAWN]
+    return {str(metric): float(part.value.mean()) for metric, part in known.groupby("metric")}
+
+
+def body(hu: np.ndarray) -> np.ndarray:
+    """Return (z, y, x) bool: what is denser than air, with what it encloses in each axial plane."""
+    return np.stack([ndimage.binary_fill_holes(plane) for plane in hu > store.BODY_HU])
 
 
 def organs(case: CaseFile) -> tuple[np.ndarray, dict[int, tuple[str, str]]]:

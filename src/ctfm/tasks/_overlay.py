@@ -9,11 +9,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from ctfm.imaging.pictures import planes, window
+from ctfm.imaging.pictures import blend, planes, window
 from ctfm.imaging.volume import Volume
 
 COLUMNS = ("CT", "truth", "prediction")
-OPACITY = 0.55
+FADED = (1, 1, 1, 0.55)  # of red, green, blue and alpha
 MOST_NAMES = 24
 INCHES = 2.4
 
@@ -44,7 +44,7 @@ def draw(name: str, image: Volume, truth: Volume, prediction: Volume, labels: li
             ids = cut[column][which] if column else np.zeros(grey.shape, np.uint8)
             seen += np.bincount(ids.ravel(), minlength=256)
             ax = axes[row, column]
-            ax.imshow(blend(grey, colours[ids]), aspect=aspect, interpolation="nearest")
+            ax.imshow(blend(grey, colours[ids] * FADED), aspect=aspect, interpolation="nearest")
             ax.set_axis_off()
             if row == 0:
                 ax.set_title(title, fontsize=8)
@@ -80,13 +80,6 @@ def best_planes(labels: np.ndarray) -> tuple[int, int, int]:
         equal = np.flatnonzero(np.asarray(counts) == max(counts))
         best.append(int(equal[len(equal) // 2]))
     return best[0], best[1], best[2]
-
-
-def blend(grey: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Lay colours (rows, columns, 4) over a uint8 picture; returns (rows, columns, 3) in [0, 1]."""
-    base = np.repeat(grey[..., None] / 255, 3, axis=2)
-    weight = OPACITY * colours[..., 3:]
-    return base * (1 - weight) + colours[..., :3] * weight
 
 
 def _legend(figure: Figure, labels: list[dict[str, Any]], colours: np.ndarray) -> None:

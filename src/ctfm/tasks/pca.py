@@ -21,11 +21,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import Field
-from scipy import ndimage
 from scipy.spatial import KDTree
 
 from ctfm import files, tables
 from ctfm.config import Millimetres, Patches, Voxels
+from ctfm.embedding import own
 from ctfm.imaging import overlays, store
 from ctfm.imaging.overlays import Shown
 from ctfm.tasks import CaseFile, _maps
@@ -98,9 +98,7 @@ def measure(settings: Settings, cases: list[CaseFile], predictions: Path) -> lis
 
 def scores(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Return the mean of each measure over scans; of recall over scans and organs."""
-    known = pd.DataFrame(rows)
-    known = known[known.metric != "nothing_measured"]
-    return {str(metric): float(part.value.mean()) for metric, part in known.groupby("metric")}
+    return _maps.means(rows)
 
 
 def picture(settings: Settings, case: CaseFile, prediction: Path) -> Figure | None:
@@ -138,9 +136,9 @@ def _placed(case: CaseFile, rows: pd.DataFrame) -> pd.DataFrame:
     """Add to the patches the organ at their centre (empty: none), and whether that is in the body."""
     ids, names = _maps.organs(case)
     image = store.open_volume(case.image).load()
-    body = np.stack([ndimage.binary_fill_holes(plane) for plane in image.array > store.BODY_HU])
-    centres = rows[["left_mm", "posterior_mm", "superior_mm"]].to_numpy() - image.affine[:3, 3]
-    voxels = np.rint(centres @ np.linalg.inv(image.affine[:3, :3]).T).astype(int)
+    body = _maps.body(image.array)
+    centres = rows[["left_mm", "posterior_mm", "superior_mm"]].to_numpy()
+    voxels = np.rint(own.of(image).index(centres)).astype(int)
     inside = ((voxels >= 0) & (voxels < image.shape)).all(axis=1)
     z, y, x = np.where(inside[:, None], voxels, 0).T
     found = np.where(inside, ids[z, y, x], 0)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import Field
 from scipy import ndimage
@@ -84,9 +83,7 @@ def measure(settings: Settings, cases: list[CaseFile], predictions: Path) -> lis
 
 def scores(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Return the mean of each measure over scans; of organs over scans and organs."""
-    known = pd.DataFrame(rows)
-    known = known[known.metric != "nothing_measured"]
-    return {str(metric): float(part.value.mean()) for metric, part in known.groupby("metric")}
+    return _maps.means(rows)
 
 
 def picture(settings: Settings, case: CaseFile, prediction: Path) -> Figure | None:
@@ -123,7 +120,7 @@ def _painted(case: CaseFile, prediction: Path) -> _maps.Painted:
 
 def _enrichment(case: CaseFile, salient: np.ndarray) -> list[dict[str, Any]]:
     image = store.open_volume(case.image).load().array
-    body = np.stack([ndimage.binary_fill_holes(plane) for plane in image > store.BODY_HU])
+    body = _maps.body(image)
     ids, names = _maps.organs(case)
     total, inside = salient.sum(dtype=float), salient[body].mean(dtype=float) if body.any() else np.nan
     values = {
