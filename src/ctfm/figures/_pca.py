@@ -35,12 +35,12 @@ def panel(figure: Figure, spec: SubplotSpec, results: Results, settings: Figures
     encoders = maps.leading(table)
     shown = table[table.encoder == encoders[0]].sort_values("case_id").head(MOST)
     found = maps.estimates(results, shown.task.iloc[0], METRICS)
+    whole = figure.add_subplot(spec)
+    whole.set_axis_off()
+    style.heading(whole, letter, f"{TITLE}, {encoders[0]};\n{_numbers(found, encoders)}")
     places = spec.subgridspec(1, len(shown))
     for place, row in enumerate(shown.itertuples()):
-        axes = figure.add_subplot(places[place])
-        maps.show(axes, row, _colours(row))
-        if place == 0:
-            style.heading(axes, letter, f"{TITLE}, {encoders[0]}; {_numbers(found, encoders)}")
+        maps.show(figure.add_subplot(places[place]), row, _colours(row))
     return maps.rows(shown, found, letter)
 
 
