@@ -33,6 +33,7 @@ COMMANDS = {
         "Write a random or foreign encoder in the same layout.",
     ),
     "embed": ("stages.embed.embed", "Turn scans into frozen features: one vector for each."),
+    "retrieve": ("embedding.retrieving.retrieve", "Find the embedded scans that are most like a scan."),
     "search": ("embedding.searching.search_command", "Find where other scans look as around a point of one scan."),
     "probe-linear": (
         "embedding.probing.probe_linear",
