@@ -53,6 +53,7 @@ COMMANDS = {
     "app": ("app.serve.app", "Search scans for what looks like a chosen place, in the browser."),
     "figures": ("stages.report.figures", "Draw figures of the paper from tables."),
     "report": ("stages.report.report", "Write the self-contained report page."),
+    "tidy": ("tidy.tidy", "List or delete the checkpoints that a finished run needs no more."),
     "cluster-check": ("cluster.cluster_check", "Say what is wrong with the profile for a SLURM cluster."),
     "efficiency": ("efficiency.efficiency", "Say what a run took: time, memory and GPU-hours of each rule."),
 }
