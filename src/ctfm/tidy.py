@@ -23,8 +23,8 @@ def tidy(
 ) -> None:
     """List, or delete, checkpoints of runs that have ended.
 
-    Of an exported encoder all but the chosen and the last one go, of a fine-tuning, whose model has a folder, all. What is
-    left gives the same results. Probing anew would then see fewer checkpoints.
+    Of an exported encoder all but the chosen and the last one go; of a fine-tuning, whose model has a folder, all.
+    What is left gives the same results. Probing anew would then see fewer checkpoints.
 
     Raises:
         UserError: there is no such folder, or it is no run's.
