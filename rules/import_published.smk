@@ -3,7 +3,7 @@ rule import_published:
     input:
         folder=published_folder,
     output:
-        record=f"{O}/published/published.json",
+        record=f"{O}/published_tables/published.json",
     log:
         f"{O}/logs/import_published.log",
     conda:
@@ -21,11 +21,11 @@ rule import_published:
 rule draw_published:
     """Draw a figure from the tables that were published with the paper."""
     input:
-        record=f"{O}/published/published.json",
+        record=f"{O}/published_tables/published.json",
     output:
-        png=f"{O}/published/report/figures/{{figure}}.png",
-        svg=f"{O}/published/report/figures/{{figure}}.svg",
-        csv=f"{O}/published/report/figures/{{figure}}.csv",
+        png=f"{O}/published_tables/report/figures/{{figure}}.png",
+        svg=f"{O}/published_tables/report/figures/{{figure}}.svg",
+        csv=f"{O}/published_tables/report/figures/{{figure}}.csv",
     log:
         f"{O}/logs/figures/published_{{figure}}.log",
     wildcard_constraints:

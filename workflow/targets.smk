@@ -22,7 +22,7 @@ GOALS = {
     "evaluate": SUMMARIES + SLICES,
     "figures": FIGURES,
     "published": [
-        f"{O}/published/report/figures/{figure}.png"
+        f"{O}/published_tables/report/figures/{figure}.png"
         for figure in PUBLISHED_FIGURES
         if cfg.report.published
     ],

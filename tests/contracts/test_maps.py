@@ -140,8 +140,8 @@ def panel(module, root, letter):
 
 def test_panels_show_planes_and_numbers(results):
     figure, rows = panel(_pca, results, "d")
-    assert set(rows.panel) == {"d"} and len(figure.axes) == 2  # two scans were drawn
-    assert all(np.ptp(axes.images[0].get_array()) > 0 for axes in figure.axes)
+    assert set(rows.panel) == {"d"} and len(figure.axes) == 3  # the heading, and two scans
+    assert all(np.ptp(axes.images[0].get_array()) > 0 for axes in figure.axes[1:])
     assert "organ by colour: ctfm" in figure.axes[0].get_title(loc="left")
     assert {"colour_balanced_accuracy", "foreground_agreement"} <= set(rows.metric.dropna())
     assert set(rows[rows.case.notna()].encoder) == {"ctfm"}

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.conftest import ROOT
 
@@ -19,11 +20,11 @@ DEMO = ("config/demo.yaml", "tests/workflow/small.yaml")
 
 
 class Checkout:
-    """A copy of the checkout that may be edited, and Snakemake inside it."""
+    """A copy of the checkout that may be edited, and Snakemake inside it; parts that are there already stay."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for part in PARTS:
+        for part in PARTS if not (folder / "Snakefile").exists() else []:
             source = ROOT / part
             copy = shutil.copytree if source.is_dir() else shutil.copy2
             copy(source, folder / part)
@@ -66,12 +67,25 @@ class Checkout:
 RULES = set(re.findall(r"^rule (\w+):", "\n".join(p.read_text() for p in (ROOT / "rules").glob("*.smk")), re.M))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what needs the demo, which takes longest, so that several processes end at about the same time."""
+    items.sort(key=lambda item: "demo" not in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """Return a checkout in which the demo has run to its end."""
-    checkout = Checkout(tmp_path_factory.mktemp("demo"))
-    checkout.run()
-    return checkout
+    """Return a checkout in which the demo has run to its end; one process runs it, and each has a copy of its own."""
+    base = tmp_path_factory.getbasetemp()
+    whole = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "demo-of-all"
+    with FileLock(f"{whole}.lock"):
+        if not (whole / "done").exists():
+            shutil.rmtree(whole, ignore_errors=True)
+            whole.mkdir()
+            Checkout(whole).run()
+            (whole / "done").touch()
+    own = tmp_path_factory.mktemp("demo")
+    shutil.copytree(whole, own, symlinks=True, dirs_exist_ok=True)  # with the times of the files
+    return Checkout(own)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Lung tumours: task 06 of the Medical Segmentation Decathlon. See ``_msd`` for layout and source."""
+"""Lung tumours: task 06 of the Medical Segmentation Decathlon. Antonelli et al., doi:10.1038/s41467-022-30695-9."""
 
 from __future__ import annotations
 

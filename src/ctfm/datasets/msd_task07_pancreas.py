@@ -1,4 +1,4 @@
-"""Tumours of the pancreas: task 07 of the Medical Segmentation Decathlon. See ``_msd`` for layout and source."""
+"""Tumours of the pancreas: task 07 of the Decathlon. Antonelli et al., doi:10.1038/s41467-022-30695-9."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hepatic vessels and tumours: task 08 of the Medical Segmentation Decathlon. See ``_msd`` for layout and source."""
+"""Hepatic vessels and tumours: task 08 of the Decathlon. Antonelli et al., doi:10.1038/s41467-022-30695-9."""
 
 from __future__ import annotations
 

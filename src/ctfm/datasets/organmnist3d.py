@@ -1,4 +1,4 @@
-"""OrganMNIST3D of MedMNIST v2, cubes of 28 voxels along each axis: see ``_medmnist``."""
+"""OrganMNIST3D of MedMNIST v2, cubes of 28 voxels along each axis: Yang et al., doi:10.1038/s41597-022-01721-8."""
 
 from __future__ import annotations
 

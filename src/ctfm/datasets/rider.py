@@ -38,8 +38,9 @@ SOURCE = {
     "licence": "CC BY 4.0 (RIDER Lung CT); that of another corpus stands in its licenses.parquet",
 }
 NOTE = (
-    "RIDER Lung CT is part of the corpus that the paper's encoder was pre-trained on, so its stability there is no "
-    "test on unseen scans. Pre-train on a corpus with 'exclude_downstream: true' for one that has not seen them."
+    "Of the real scans: RIDER Lung CT is part of the corpus that the paper's encoder was pre-trained on, so its "
+    "stability there is no test on unseen scans. Pre-train on a corpus with "
+    "'exclude_downstream: true' for one that has not seen them."
 )
 MARKER = "index.parquet"
 LABELS = {"first": 1, "second": 2}

@@ -46,6 +46,11 @@ def told(found: pd.DataFrame, encoder: str, metric: str) -> str:
     return f"{values.iloc[0]:.2f}" if len(values) else "–"
 
 
+def counted(found: pd.DataFrame) -> str:
+    """Return how many scans some estimates are of; a dash where none tells."""
+    return f"{found.n.max():.0f}" if found.n.notna().any() else "–"
+
+
 def show(axes: Axes, row: Any, colours: np.ndarray) -> None:
     """Draw the plane of a row of ``slices`` under colours (rows, columns, 4)."""
     grey = window(np.reshape(row.image, (int(row.rows), int(row.columns))))

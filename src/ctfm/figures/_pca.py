@@ -37,7 +37,7 @@ def panel(figure: Figure, spec: SubplotSpec, results: Results, settings: Figures
     found = maps.estimates(results, shown.task.iloc[0], METRICS)
     whole = figure.add_subplot(spec)
     whole.set_axis_off()
-    style.heading(whole, letter, f"{TITLE}, {encoders[0]};\n{_numbers(found, encoders)}")
+    style.heading(whole, letter, f"{TITLE}, {encoders[0]};\n{_numbers(found, encoders)}, n = {maps.counted(found)}")
     places = spec.subgridspec(1, len(shown))
     for place, row in enumerate(shown.itertuples()):
         maps.show(figure.add_subplot(places[place]), row, _colours(row))

@@ -43,7 +43,7 @@ def panel(figure: Figure, spec: SubplotSpec, results: Results, settings: Figures
     axes = figure.add_subplot(places[0])
     maps.show(axes, first, np.zeros((int(first["rows"]), int(first["columns"]), 4)))
     values = ", ".join(f"{name} {maps.told(found, name, METRICS[0])}" for name in encoders)
-    style.heading(axes, letter, f"{TITLE}; in the body over everywhere: {values}")
+    style.heading(axes, letter, f"{TITLE}; in the body over everywhere: {values}, n = {maps.counted(found)}")
     for place, encoder in enumerate(encoders, 1):
         axes = figure.add_subplot(places[place])
         row = next(shown[shown.encoder == encoder].itertuples())

@@ -29,7 +29,7 @@ MOST_ORGANS, MOST_ENCODERS = 2, 3  # in panel b
 TITLES = {"b": "Semantic search", "c": "Distance to the organ's centroid"}
 COLUMNS = ["panel", "task", "dataset", "encoder", "case_id", "label", "query", "group", "metric", "method"]
 COLUMNS += ["estimate", "low", "high", "n", "paper"]
-COMMAND = "No task of the kind 'search' in this run.\nAdd one to tasks, then 'snakemake evaluate' makes it."
+NO_TASK = "No task of the kind 'search' in this run: add one to tasks."
 
 
 def panel(figure: Figure, spec: SubplotSpec, results: Results, settings: Figures, letter: str) -> pd.DataFrame:
@@ -52,7 +52,8 @@ def panel(figure: Figure, spec: SubplotSpec, results: Results, settings: Figures
     if drawn.empty:
         axes = figure.add_subplot(spec)
         style.heading(axes, letter, TITLES[letter])
-        style.message(axes, COMMAND if metrics.empty else "No planes of it: they come from a run, not from its tables.")
+        what = NO_TASK if metrics.empty else "No planes of it: published tables have none, a run makes them."
+        style.missing(axes, what, "snakemake evaluate")
     return drawn.assign(panel=letter).reindex(columns=COLUMNS)
 
 
@@ -124,7 +125,7 @@ def _boxes(axes: Axes, measured: pd.DataFrame, summary: pd.DataFrame, looks: dic
         part = {metric: by_target(rest) for metric, rest in own[own.encoder == name].groupby("metric")}
         values = part.get(DISTANCE, pd.Series(dtype=float))
         spread = rows[(rows.encoder == name) & (rows.metric == SD)].estimate
-        ticks.append(f"{name}\nn = {len(values)}" + "".join(f"\nSD {each:.2f}" for each in spread))
+        ticks.append(f"{name}\nn = {len(values)}" + "".join(f"\nSD of pairs {each:.2f}" for each in spread))
         if values.empty:
             continue
         _box(axes, x, values.to_numpy(), look)

@@ -43,7 +43,7 @@ def draw(results: Results, settings: Figures) -> tuple[Figure, pd.DataFrame]:
         rows = shared.draw(axes, organs, "all", organs.measures([name], organs.depths, "_euclidean"))
         drawn.append(("b", rows))
         style.heading(axes, "b" if place == 0 else "", f"Organs: {title}, {shared.patients(rows)}")
-        axes.set_xlabel(f"first k scans found in '{organs.dataset}'")
+        axes.set_xlabel(f"first k scans found in '{organs.dataset}'" if place == 1 else "first k scans found")
         axes.set_ylabel(f"{title} (0 to 1)")
     for place, (attribute, (letter, title)) in enumerate(LESIONS.items()):
         axes = figure.add_subplot(grid[1, 3 * place : 3 * place + 3])

@@ -42,7 +42,7 @@ def _clusters(figure: Figure, spec: SubplotSpec, results: Results, settings: Fig
     axes, points = figure.add_subplot(spec), shared.first(results)
     if points.empty:
         style.heading(axes, letter, "Anatomical clustering")
-        style.message(axes, "No task of the kind 'cluster' in this run.")
+        style.missing(axes, "No task of the kind 'cluster' in this run: add one to tasks.", "snakemake evaluate")
         return pd.DataFrame(columns=shared.COLUMNS)
     task, encoder = points.task.iloc[0], maps.leading(points)[0]
     own = points[(points.encoder == encoder) & (points.perplexity == points.perplexity.max())]

@@ -14,7 +14,7 @@ from ctfm.reporting.facts import NARROW, Table, number
 
 MAIN = "dice"
 # The metric that a task's first table shows; of other tasks their first.
-LEADING = (MAIN, "auc", "centroid_distance_cm", "cosine_registered", "colour_balanced_accuracy", "organ_enrichment")
+LEADING = (MAIN, "auc", "centroid_distance_cm", "separation", "colour_balanced_accuracy", "organ_enrichment")
 ABBREVIATED = {"auc": "AUC", "f1": "F1", "nmi": "NMI"}
 FEW = 20  # patients, below which percentile intervals are plainly too narrow
 
@@ -47,8 +47,9 @@ def _task(table: pd.DataFrame, coverage: float) -> dict[str, Any]:
     metrics = [metric for metric in own.metric.unique() if not metric.endswith(WIN_RATE)]
     main = next((name for name in LEADING if name in metrics), metrics[0])
     whole = next((name for name in (TUMOUR, "all") if name in set(own.group)), str(own.group.iloc[0]))
-    n = 0 if own.n.isna().all() else int(own.n.max())
     overall, groups = own[own.group == whole], own[~own.group.str.startswith(LABEL)]
+    counts = overall[(overall.metric == main) & overall.n.notna()].n
+    n = int(counts.max()) if len(counts) else 0
     others = groups[(groups.metric != main) & ~groups.metric.str.endswith(WIN_RATE)]
     return {
         "name": table.task.iloc[0],

@@ -17,11 +17,13 @@ from ctfm.published_tables import Imported
 
 log = logging.getLogger(__name__)
 STAGE = "import-published"
+DEFAULT = Path("results/published_tables")
+FORMS_HELP = "Folder of tables: *_organ_scores.csv, *_combined_predictions.csv, *semantic_distance*.csv."
 
 
 def import_published(
-    folder: Annotated[Path, typer.Argument(help="Folder of the tables, such as ct_fm_organ_scores.csv.")],
-    out: Annotated[Path, typer.Option(help="Results folder of their own, to draw figures from.")],
+    folder: Annotated[Path, typer.Argument(help=FORMS_HELP)],
+    out: Annotated[Path, typer.Option(help="Results folder of their own, to draw figures from.")] = DEFAULT,
     cases: Annotated[int, typer.Option(help="Test cases behind means that are without values per case.", min=1)] = 248,
 ) -> None:
     """Read published tables; writes ``evaluate/<task>/`` and ``published.json`` under the results folder."""
@@ -49,7 +51,7 @@ def _write(imported: Imported, folder: Path, digests: dict[str, str]) -> None:
     facts = {"spec": {"stage": STAGE}, "sha256": digests}
     summary = folder / "summary.parquet"
     if summary.exists() and tables.facts(summary).get("spec", {}).get("stage") != STAGE:
-        raise UserError(f"{summary}: made by a run; give --out a folder of its own, such as results/published")
+        raise UserError(f"{summary}: made by a run; give --out a folder of its own, such as {DEFAULT}")
     for (encoder, shots, seed), rows in imported.metrics.groupby(["encoder", "shots", "seed"]):
         tables.write(rows, "metrics", folder / str(encoder) / f"{shots}-{seed}.parquet", facts=facts)
     tables.write(imported.summary, "summary", summary, facts=facts)
