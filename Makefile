@@ -52,8 +52,8 @@ check: install
 # The tables of an older release of the index can't be installed beside the newest; without them some tests are skipped.
 test: check
 	-$(BIN)/python -m ctfm fetch-index
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not workflow'
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m workflow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not workflow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m workflow --durations 12
 
 # Beside the tests, not within them: tracing costs half as much time again on Python 3.11 (little from 3.12 on).
 coverage: install

@@ -184,8 +184,8 @@ def test_the_literal_commands_plan_the_demo(site, target):
 
 def test_the_full_size_run_is_planned_in_groups(site):
     planned = site.planned("all", configs=())
-    # two encoders: whole body 6 x 3, triage 4 x 3, four tumours x 3, three tasks without training
-    assert (planned["prepare_shard"], planned["adapt_encoder"]) == (1200, 2 * (18 + 12 + 12 + 3))
+    # two encoders: whole body 6 x 3, triage 4 x 3, four tumours x 3, seven tasks without training
+    assert (planned["prepare_shard"], planned["adapt_encoder"]) == (1200 + 4, 2 * (18 + 12 + 12 + 7))
 
 
 def test_every_job_ends_where_the_profile_sends_it(story):

@@ -39,8 +39,13 @@ def test_a_missing_index_or_an_empty_selection_names_the_cause(fresh, text, word
 
 
 @pytest.mark.parametrize(
-    "configs", [("config/config.yaml",), ("config/config.yaml", "config/published.yaml"), ("config/idc_mini.yaml",)]
+    ("configs", "corpora"),
+    [
+        (("config/config.yaml",), 2),
+        (("config/config.yaml", "config/published.yaml"), 2),
+        (("config/idc_mini.yaml",), 1),
+    ],
 )
-def test_every_shipped_configuration_plans(fresh, configs):
+def test_every_shipped_configuration_plans(fresh, configs, corpora):
     planned = fresh.planned(configs=configs)
-    assert planned["select_series"] == 1 and planned["write_report"] == 1
+    assert planned["select_series"] == corpora and planned["write_report"] == 1
