@@ -68,8 +68,8 @@ RULES = set(re.findall(r"^rule (\w+):", "\n".join(p.read_text() for p in (ROOT /
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what needs the demo, which takes longest, so that several processes end at about the same time."""
-    items.sort(key=lambda item: "demo" not in getattr(item, "fixturenames", ()))
+    """Begin with what takes longest, the cluster and the demo, so that two processes end at about the same time."""
+    items.sort(key=lambda item: "tests/slurm" not in item.nodeid and "demo" not in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")
