@@ -19,7 +19,7 @@ from ctfm import tables
 from ctfm.config import Patches
 from ctfm.errors import UserError
 from ctfm.metrics import clusters
-from ctfm.tasks import CaseFile, _vectors
+from ctfm.tasks import CaseFile, _scores, _vectors
 from ctfm.tasks._vectors import Vectors
 
 BY_LABEL = "_by_label"
@@ -101,11 +101,7 @@ def measure(settings: Settings, cases: list[CaseFile], predictions: Path) -> lis
 
 def scores(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Return the mean of each measure over scans."""
-    values: dict[str, list[float]] = {}
-    for row in rows:
-        if BY_LABEL not in row["metric"]:
-            values.setdefault(row["metric"], []).append(row["value"])
-    return {metric: float(np.mean(found)) for metric, found in values.items()}
+    return _scores.means(rows, lambda metric: BY_LABEL not in metric)
 
 
 def picture(settings: Settings, case: CaseFile, prediction: Path) -> Figure | None:

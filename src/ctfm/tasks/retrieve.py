@@ -28,7 +28,7 @@ from pydantic import Field
 from ctfm.config import Patches
 from ctfm.errors import UserError
 from ctfm.metrics import retrieval
-from ctfm.tasks import CaseFile, _matches, _vectors
+from ctfm.tasks import CaseFile, _matches, _scores, _vectors
 from ctfm.tasks._vectors import Vectors
 
 BY_COHORT = "_by_cohort"
@@ -120,11 +120,7 @@ def measure(settings: Settings, cases: list[CaseFile], predictions: Path) -> lis
 
 def scores(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Return the mean of each measure over queries, those without a value left out."""
-    values: dict[str, list[float]] = {}
-    for row in rows:
-        if BY_COHORT not in row["metric"] and np.isfinite(row["value"]):
-            values.setdefault(row["metric"], []).append(row["value"])
-    return {metric: float(np.mean(found)) for metric, found in values.items()}
+    return _scores.means(rows, lambda metric: BY_COHORT not in metric)
 
 
 def picture(settings: Settings, case: CaseFile, prediction: Path) -> Figure | None:

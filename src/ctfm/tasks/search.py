@@ -27,7 +27,7 @@ from ctfm.config import Millimetres, Patches
 from ctfm.errors import SCAN_FAULTS, Quarantine, UserError, nearest, told
 from ctfm.imaging import store
 from ctfm.metrics import centroid, localisation
-from ctfm.tasks import CaseFile, _heat, _vectors
+from ctfm.tasks import CaseFile, _heat, _scores, _vectors
 from ctfm.tasks._heat import Matches
 
 SUMMARY = "localisation"  # the module of ctfm.metrics that sums up
@@ -120,9 +120,7 @@ def measure(settings: Settings, cases: list[CaseFile], predictions: Path) -> lis
 
 def scores(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Return the means of distance and ``inside`` over all targets, organs and queries."""
-    known = [row for row in rows if row["metric"] in localisation.COMPARED and np.isfinite(row["value"])]
-    metrics = dict.fromkeys(row["metric"] for row in known)
-    return {metric: float(np.mean([row["value"] for row in known if row["metric"] == metric])) for metric in metrics}
+    return _scores.means(rows, lambda metric: metric in localisation.COMPARED)
 
 
 def picture(settings: Settings, case: CaseFile, prediction: Path) -> Figure | None:

@@ -31,7 +31,7 @@ from ctfm.config import Patches
 from ctfm.errors import SCAN_FAULTS, UserError, told
 from ctfm.imaging import pictures, registration, store
 from ctfm.metrics import repeats
-from ctfm.tasks import CaseFile, _vectors
+from ctfm.tasks import CaseFile, _scores, _vectors
 
 TABLE, SUFFIX = "patch_pairs", ".patches.parquet"
 COMPARISONS = ("registered", "unregistered", "random")
@@ -217,11 +217,7 @@ def _missing(metric: str, wrong: list[str]) -> str:
 
 def scores(rows: list[dict[str, Any]]) -> dict[str, float]:
     """Return the mean of each measure over pairs, those without a value left out."""
-    values: dict[str, list[float]] = {}
-    for row in rows:
-        if np.isfinite(row["value"]):
-            values.setdefault(row["metric"], []).append(row["value"])
-    return {metric: float(np.mean(found)) for metric, found in values.items()}
+    return _scores.means(rows)
 
 
 def picture(settings: Settings, case: CaseFile, prediction: Path) -> Figure | None:
