@@ -16,11 +16,10 @@ import numpy as np
 import torch
 
 from ctfm.embedding import patches, pool, quick, shared
-from ctfm.embedding.encode import BATCH, Encoder
+from ctfm.embedding.encode import Encoder
 from ctfm.embedding.read import Scan
 from ctfm.errors import UserError, nearest
 from ctfm.options import Patches, Voxels
-from ctfm.spec import machine
 from ctfm.training import loop
 
 Mode = Literal["exact", "fast"]
@@ -117,7 +116,7 @@ def _exact(encoder: Encoder, scan: Scan, cut: patches.Grid) -> Iterator[torch.Te
 
 def _maps(encoder: Encoder, scan: Scan, cut: patches.Grid) -> Iterator[torch.Tensor]:
     """Yield the coarsest maps of the patches, a batch at a time."""
-    for images in patches.batches(scan, cut, _batch(encoder), encoder.device):
+    for images in patches.batches(scan, cut, encoder.batch, encoder.device):
         yield _network(encoder)(images)[-1]
 
 
@@ -130,7 +129,7 @@ def _shared_maps(encoder: Encoder, scan: Scan, cut: patches.Grid) -> Iterator[to
         slab = torch.from_numpy(scan.read((z, 0, 0), size)).to(encoder.device)
         for part in parts:
             plane = slab[:, part[0] : part[-1] + tall]
-            yield from shared.maps(network, plane, ((part - part[0]).tolist(), xs), (tall, wide), _batch(encoder))
+            yield from shared.maps(network, plane, ((part - part[0]).tolist(), xs), (tall, wide), encoder.batch)
 
 
 def _fast(encoder: Encoder, scan: Scan, cut: patches.Grid) -> Iterator[torch.Tensor]:
@@ -176,10 +175,6 @@ def _network(encoder: Encoder) -> torch.nn.Module:
 def _channels(encoder: Encoder) -> list[int]:
     module: Any = encoder.module
     return list(module.channels)
-
-
-def _batch(encoder: Encoder) -> int:
-    return machine().embed_batch or BATCH[encoder.device.type]
 
 
 MODES = {"exact": _exact, "fast": _fast}

@@ -113,10 +113,14 @@ class Encoder:
         own = scan.shape if scan.is_unit else self.preprocess.patch
         return patches.grid(scan.shape, settings.patch or own, settings.overlap)
 
-    def maps(self, scan: read.Scan, cut: patches.Grid, batch: int | None = None) -> Iterator[torch.Tensor]:
+    @property
+    def batch(self) -> int:
+        """Patches embedded at once on this machine."""
+        return machine().embed_batch or BATCH[self.device.type]
+
+    def maps(self, scan: read.Scan, cut: patches.Grid) -> Iterator[torch.Tensor]:
         """Yield the coarsest feature maps of the patches in order, float32 (n, channels, z', y', x') on the device."""
-        size = batch or machine().embed_batch or BATCH[self.device.type]
-        for images in patches.batches(scan, cut, size, self.device):
+        for images in patches.batches(scan, cut, self.batch, self.device):
             yield self(images)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
